@@ -1,0 +1,145 @@
+"""The run folder and its records: the chain of custody from data to report.
+
+A run folder holds ``config.json`` (settings requested and effective), ``log.jsonl`` (append-only), ``checkpoints/``,
+``record.json`` (data hash, versions, environment, results), ``pictures/`` (PNG files the report shows) and
+``report.html``. Every JSON file carries ``schema``; a newer schema is refused, an older one migrated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from danlu.core import files
+from danlu.core.errors import InputError
+
+__all__ = ["SCHEMA", "RunFolder", "check_schema", "new_run_folder", "open_run_folder", "result"]
+
+SCHEMA = 1
+
+
+def result(value: float, n: int, low: float | None = None, high: float | None = None) -> dict[str, Any]:
+    """Return one measured figure as records hold it: value, interval and number of samples."""
+    return {"value": value, "low": low, "high": high, "n": n}
+
+
+def check_schema(document: Any, where: str) -> dict[str, Any]:
+    """Return a record's document if this version can read it.
+
+    Raises:
+        InputError: no object, no ``schema``, or written by a newer version.
+    """
+    if not isinstance(document, dict) or not isinstance(document.get("schema"), int):
+        raise InputError("is no record of this tool: it has no integer 'schema'", where=where)
+    if document["schema"] > SCHEMA:
+        raise InputError(
+            f"schema {document['schema']} is newer than {SCHEMA}", where=where, mend="use a newer version of danlu"
+        )
+    return document
+
+
+class RunFolder:
+    """Paths and records of one run. Open with :func:`new_run_folder` or :func:`open_run_folder`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_path = path / "config.json"
+        self.log_path = path / "log.jsonl"
+        self.record_path = path / "record.json"
+        self.report_path = path / "report.html"
+        self.checkpoints = path / "checkpoints"
+        self.pictures = path / "pictures"
+
+    def read_config(self) -> dict[str, Any]:
+        """Return ``config.json``: ``{"schema", "requested", "effective", …}``."""
+        return check_schema(files.read_json(self.config_path), str(self.config_path))
+
+    def read_record(self) -> dict[str, Any]:
+        """Return ``record.json``, or a bare ``{"schema": 1}`` where nothing was recorded yet."""
+        if not self.record_path.exists():
+            return {"schema": SCHEMA}
+        return check_schema(files.read_json(self.record_path), str(self.record_path))
+
+    def update_record(self, **sections: Any) -> dict[str, Any]:
+        """Replace the named top-level sections of ``record.json`` and write it whole; return the new record."""
+        record = {**self.read_record(), **sections}
+        files.write_json(self.record_path, record)
+        return record
+
+    def append_log(self, **entry: Any) -> None:
+        """Append one line to ``log.jsonl``."""
+        line = json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n"
+        with open(self.log_path, "ab") as file:
+            file.write(line.encode("utf-8"))
+
+    def log_length(self) -> int:
+        """Return the log's length in bytes; a checkpoint stores it."""
+        return self.log_path.stat().st_size if self.log_path.exists() else 0
+
+    def truncate_log(self, length: int) -> None:
+        """Cut the log back to ``length`` bytes, as resume does to what was written after the checkpoint."""
+        if self.log_length() > length:
+            os.truncate(self.log_path, length)
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """Return the log's entries; a last line cut short by a kill is left out."""
+        if not self.log_path.exists():
+            return []
+        lines = self.log_path.read_bytes().split(b"\n")[:-1]
+        return [json.loads(line) for line in lines]
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run folder's lock, so that two runs never share it."""
+        with files.lock(self.path, "run"):
+            yield
+
+
+def new_run_folder(out: Path | None, data_name: str, model_name: str) -> RunFolder:
+    """Create a fresh run folder: ``out``, or ``./runs/<data>-<model>-<n>`` with the first free ``n``.
+
+    Raises:
+        InputError: ``out`` exists and is not empty, or cannot be written.
+    """
+    if out is not None:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise InputError(
+                "exists and is not empty", where=str(out), mend="give another --out, or resume it: danlu resume RUN"
+            )
+        files.check_writable(out)
+        out.mkdir(parents=True, exist_ok=True)
+        return RunFolder(out)
+    parent = Path("runs")
+    files.check_writable(parent)
+    parent.mkdir(exist_ok=True)
+    stem = f"{files.slug(data_name)}-{files.slug(model_name)}"
+    number = 1
+    while True:
+        path = parent / f"{stem}-{number}"
+        try:
+            path.mkdir()
+            return RunFolder(path)
+        except FileExistsError:
+            number += 1
+
+
+def open_run_folder(path: Path) -> RunFolder:
+    """Open an existing run folder.
+
+    Raises:
+        InputError: no such folder, or no ``config.json`` in it.
+    """
+    folder = RunFolder(path)
+    if not folder.config_path.is_file():
+        runs = sorted(str(p.parent) for p in Path("runs").glob("*/config.json")) if Path("runs").is_dir() else []
+        raise InputError(
+            "is no run folder: it holds no config.json",
+            where=str(path),
+            allowed=runs or None,
+            mend="give the folder that `danlu train` or `danlu run` printed",
+        )
+    return folder

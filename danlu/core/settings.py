@@ -1,0 +1,96 @@
+"""Settings that are checked: frozen pydantic models, unknown keys refused with the nearest name, overrides parsed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from danlu.core.errors import InputError, nearest_names
+
+__all__ = ["Settings", "apply_overrides", "make_settings", "parse_overrides"]
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, no unknown keys, finite numbers only."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def _field_names(settings: type[BaseModel], prefix: str = "") -> list[str]:
+    names: list[str] = []
+    for name, field in settings.model_fields.items():
+        names.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            names.extend(_field_names(field.annotation, f"{prefix}{name}."))
+    return names
+
+
+def make_settings(settings: type[S], values: Mapping[str, Any], where: str) -> S:
+    """Build ``settings`` from plain values.
+
+    Args:
+        settings: the class to build.
+        values: nested plain values, e.g. read from JSON.
+        where: what to call the source in an error (a file, ``--set``, ``recipe NAME``).
+
+    Raises:
+        InputError: an unknown key (with the nearest known one) or a value out of its range.
+    """
+    try:
+        return settings.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            names = _field_names(settings)
+            raise InputError(
+                f"unknown key {key!r}", where=where, nearest=nearest_names(key, names), allowed=names
+            ) from None
+        message = first["msg"][0].lower() + first["msg"][1:]
+        raise InputError(f"{key or 'settings'} = {first['input']!r}: {message}", where=where) from None
+
+
+def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
+    """Parse ``key=value`` pairs of ``--set``; values are JSON, or text where they are not (``1e-3`` is a number).
+
+    Raises:
+        InputError: no ``=``, an empty key, or a key given twice.
+    """
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, text = pair.partition("=")
+        key = key.strip()
+        if not separator or not key:
+            raise InputError(f"{pair!r} is not key=value", where="--set", mend="write --set epochs=5")
+        if key in values:
+            raise InputError(f"key {key!r} is given twice", where="--set")
+        values[key] = _plain(text.strip())
+    return values
+
+
+def _plain(text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=lambda name: name)
+    except (json.JSONDecodeError, RecursionError):
+        return text
+
+
+def apply_overrides(settings: S, overrides: Mapping[str, Any], where: str = "--set") -> S:
+    """Return ``settings`` with dotted keys replaced (``optimizer.lr``); the settings given stay as they are."""
+    document = settings.model_dump()
+    for key, value in overrides.items():
+        target = document
+        *parents, last = key.split(".")
+        for part in parents:
+            if not isinstance(target.get(part), dict):
+                names = _field_names(type(settings))
+                raise InputError(f"unknown key {key!r}", where=where, nearest=nearest_names(key, names), allowed=names)
+            target = target[part]
+        target[last] = value
+    return make_settings(type(settings), document, where)
