@@ -1,3 +1,62 @@
-"""Danlu (丹炉): a folder of data in; a trained, measured, compressed, deployable model out, with proof of its numbers."""
+"""Danlu (丹炉): data in; a trained, measured, compressed, deployable model out, with a proof of every number."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# Public function -> the module that defines it; each is imported at first use, so that `import danlu` imports no torch.
+_FUNCTIONS = {
+    "load_data": "danlu.data.load",
+    "create_model": "danlu.models",
+    "list_models": "danlu.models",
+    "train": "danlu.train",
+    "resume": "danlu.pipeline",
+    "evaluate": "danlu.evaluate",
+    "predict": "danlu.deploy.predict",
+    "analyze": "danlu.analyze",
+    "export": "danlu.deploy.export",
+    "parity": "danlu.deploy.parity",
+    "bench": "danlu.deploy.benchmark",
+    "run": "danlu.pipeline",
+}
+
+__all__ = [
+    "__version__",
+    "analyze",
+    "bench",
+    "create_model",
+    "evaluate",
+    "export",
+    "list_models",
+    "load_data",
+    "parity",
+    "predict",
+    "resume",
+    "run",
+    "train",
+]
+
+if TYPE_CHECKING:
+    from danlu.analyze import analyze
+    from danlu.data.load import load_data
+    from danlu.deploy.benchmark import bench
+    from danlu.deploy.export import export
+    from danlu.deploy.parity import parity
+    from danlu.deploy.predict import predict
+    from danlu.evaluate import evaluate
+    from danlu.models import create_model, list_models
+    from danlu.pipeline import resume, run
+    from danlu.train import train
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FUNCTIONS:
+        raise AttributeError(f"module 'danlu' has no attribute {name!r}")
+    return getattr(importlib.import_module(_FUNCTIONS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -10,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from danlu.core.errors import InputError, nearest_names
 
-__all__ = ["Settings", "apply_overrides", "make_settings", "parse_overrides"]
+__all__ = ["Settings", "apply_overrides", "make_settings", "parse_duration", "parse_overrides"]
 
 
 class Settings(BaseModel):
@@ -94,3 +95,19 @@ def apply_overrides(settings: S, overrides: Mapping[str, Any], where: str = "--s
             target = target[part]
         target[last] = value
     return make_settings(type(settings), document, where)
+
+
+_UNITS = {"s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_duration(text: str, where: str = "--budget") -> float:
+    """Return the seconds of ``90s``, ``10min``, ``1.5h`` or a bare number of seconds.
+
+    Raises:
+        InputError: anything else, or not above zero.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|min|m|h)?\s*", text)
+    seconds = float(match[1]) * _UNITS[match[2] or "s"] if match else 0.0
+    if seconds <= 0:
+        raise InputError(f"{text!r} is no time", where=where, allowed=["90s", "10min", "1.5h"])
+    return seconds

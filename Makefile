@@ -1,0 +1,56 @@
+# The same words for people and CI. `make demo` and `make test` need Python >= 3.11 and nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+WORKERS ?= 2
+
+.PHONY: setup setup-test demo check test proof bench docs data index clean
+
+setup: $(VENV)/.installed
+setup-test: $(VENV)/.installed-test
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) --editable '.[test]'
+	touch $@
+
+demo: setup
+	$(BIN)/danlu run digits
+
+check: setup-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# One thread a worker: two spinning threads beside a busy neighbour are slower than one.
+test: setup-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+# The real data sets that tests about learning use when they are there (about 70 MB).
+data: setup
+	for name in mnist fashion-mnist cifar10; do $(BIN)/danlu data get $$name || exit; done
+
+proof: setup-test data
+	$(BIN)/python -m benchmarks.main_job
+
+bench: setup
+	$(BIN)/python -m benchmarks.train_speed
+	$(BIN)/python -m benchmarks.start
+
+docs: setup
+	$(PIP) --editable '.[docs]'
+	$(BIN)/zensical build --strict --config-file docs/zensical.en.toml
+	$(BIN)/zensical build --strict --config-file docs/zensical.zh.toml
+
+index: setup
+	$(BIN)/python -m danlu.core.registry
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info

@@ -1,0 +1,128 @@
+"""The command line: one thin verb a stage. Imports no torch before a verb needs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from danlu.core.errors import DanluError, InputError
+
+if TYPE_CHECKING:
+    from cyclopts import App
+
+    from danlu.verbs.common import Common
+
+__all__ = ["main"]
+
+OVERVIEW = """\
+danlu (丹炉): a folder of data in; a trained, measured, compressed, deployable model out.
+
+Usage: danlu VERB …          danlu VERB --help
+
+  run DATA                    the main job, from data to report
+  data list|get|check|convert named data sets; fetch one; check a folder; write another format
+  models list|show|check      the networks; the card of one; the proof of each
+  train DATA                  train only
+  resume RUN                  go on where a run stopped, bit for bit
+  runs list|show              what was trained, with its figures
+  eval RUN|ARTIFACT DATA      metrics with intervals, confusion matrix, worst samples
+  analyze MODEL|RUN           parameters, multiply-adds, memory, time per layer
+  compress quantize RUN       INT8, or the layers that stand against it
+  export RUN                  one ONNX file, with its parity proof
+  parity A B DATA             whether two models agree, and the first stage that does not
+  bench RUN                   latency of PyTorch and ONNX Runtime, side by side
+  predict ARTIFACT PICTURE…   classes of pictures; needs no torch
+  report RUN                  write report.html again
+  env                         versions and machine
+
+  DATA is digits, mnist, fashion-mnist, cifar10, or a folder that holds one folder a class. RUN is a run folder.
+  Everywhere: --out PATH --seed S --device auto|cpu|cuda[:i]|mps --threads N --json --quiet --debug --lang en|zh
+
+First steps:  danlu run digits        danlu run my-pictures        danlu run mnist --download
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    if not tokens or tokens in (["--help"], ["-h"], ["help"]):
+        print(OVERVIEW, end="")
+        return 0
+    if tokens == ["--version"]:
+        from danlu import __version__
+
+        print(__version__)
+        return 0
+    debug = "--debug" in tokens
+    try:
+        return _dispatch(tokens)
+    except DanluError as error:
+        if debug:
+            raise
+        print(f"danlu: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("danlu: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        print(
+            f"danlu: internal error: {type(error).__name__}: {error}\n  mend: run again with --debug", file=sys.stderr
+        )
+        return 70
+
+
+def _dispatch(tokens: list[str]) -> int:
+    from cyclopts import CycloptsError
+
+    from danlu import verbs
+    from danlu.core import log
+
+    app = _app()
+    try:
+        verb, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        known = tokens[0] in {name.split()[0] for name in verbs.VERBS}
+        raise InputError(str(error).strip(), mend=f"see: danlu {tokens[0] + ' ' if known else ''}--help") from None
+    common = bound.arguments.get("common") or verbs.Common()
+    _check_common(common)
+    log.configure(quiet=common.quiet, debug=common.debug)
+    output = verb(*bound.args, **bound.kwargs)
+    if not isinstance(output, verbs.Output):  # --help and --version print by themselves
+        return 0
+    print(json.dumps(output.document, ensure_ascii=False, indent=2) if common.json else output.text)
+    return output.exit_code
+
+
+def _check_common(common: Common) -> None:
+    if common.threads is not None and not 1 <= common.threads <= 1024:
+        raise InputError(f"--threads {common.threads}", allowed=["1 to 1024"])
+    if not 0 <= common.seed < 2**63:
+        raise InputError(f"--seed {common.seed}", allowed=["0 to 2**63 - 1"])
+    if common.lang not in (None, "en", "zh"):
+        raise InputError(f"--lang {common.lang!r}", allowed=["en", "zh"])
+
+
+def _app() -> App:
+    from cyclopts import App, Parameter
+
+    from danlu import __version__, verbs
+
+    Parameter(name="*", negative="")(verbs.Common)
+    app = App(name="danlu", version=__version__, help=OVERVIEW, help_format="plaintext")
+    for name, verb in verbs.VERBS.items():
+        *groups, last = name.split()
+        target = app
+        for group in groups:
+            if group not in target:
+                target.command(App(name=group, help=verbs.GROUPS[group]))
+            target = target[group]
+        target.command(verb, name=last)
+    return app

@@ -1,0 +1,189 @@
+"""The main job: check the data, train, evaluate, analyze, quantise, export, prove parity, benchmark, report.
+
+Every stage is also a verb and a Python function of its own; a run folder joins them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from danlu.core.errors import CheckFailed, InputError
+from danlu.core.log import logger
+from danlu.core.records import RunFolder, open_run_folder
+
+if TYPE_CHECKING:
+    from danlu.data.load import Data
+    from danlu.tasks.trained import Trained
+
+__all__ = ["Stages", "data_of", "finish", "resume", "run"]
+
+
+class Stages:
+    """Names each stage as it begins and keeps its seconds; they become the record's ``stages``."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.seconds: list[dict[str, Any]] = []
+
+    @contextlib.contextmanager
+    def stage(self, name: str, title: str) -> Iterator[None]:
+        """Time the block as stage ``name`` and announce it as ``title``."""
+        logger.info("[%d/%d] %s", len(self.seconds) + 1, self.total, title)
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds.append({"name": name, "seconds": round(time.perf_counter() - begin, 3)})
+
+
+def run(
+    source: str | Path,
+    *,
+    model: str = "auto",
+    recipe: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    int8: bool | None = None,
+    out: Path | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    threads: int | None = None,
+    weights: Path | None = None,
+    download: bool = False,
+    requested: Mapping[str, Any] | None = None,
+) -> RunFolder:
+    """Carry ``source`` through every stage and return the run folder with the report and the artifacts.
+
+    Args:
+        source: a named data set, or a folder of class folders.
+        model: a model's name, or ``auto``.
+        recipe: a recipe's name; by default the one for this data and model.
+        overrides: training settings by dotted key, e.g. ``{"epochs": 5}``.
+        int8: ``None`` delivers INT8 where it holds, ``True`` demands it, ``False`` leaves it out.
+        out: the run folder; by default ``./runs/<data>-<model>-<n>``.
+        seed: of the split, the initialisation and every draw.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:<i>`` or ``mps``.
+        threads: processor threads; measured when not given.
+        weights: start from this checkpoint.
+        download: fetch a named data set that is not there yet.
+        requested: what the user typed, kept in ``config.json``.
+
+    Raises:
+        InputError: bad data, names or settings; nothing was written.
+        CheckFailed: the export is out of tolerance; the report says where.
+        Stopped: stopped by a signal; ``resume`` goes on.
+    """
+    from danlu.data.load import load_data
+    from danlu.train import train
+
+    stages = Stages(total=8)
+    with stages.stage("data", f"check and split {source}"):
+        data = load_data(source, seed=seed, download=download)
+    asked = {**(requested or {}), "verb": "run", "int8": int8}
+    with stages.stage("train", "train"):
+        folder = train(
+            data,
+            model=model,
+            recipe=recipe,
+            overrides=overrides,
+            out=out,
+            seed=seed,
+            device=device,
+            threads=threads,
+            weights=weights,
+            requested=asked,
+        )
+    return finish(folder, data, stages, int8=int8, threads=threads)
+
+
+def finish(
+    folder: RunFolder,
+    data: Data,
+    stages: Stages,
+    *,
+    int8: bool | None = None,
+    threads: int | None = None,
+) -> RunFolder:
+    """Do the stages after training: evaluate, analyze, export with parity, benchmark, report."""
+    from danlu.report import build_report
+    from danlu.tasks.trained import open_trained
+
+    failure: CheckFailed | None = None
+    with folder.locked():
+        trained = open_trained(folder.path)
+        _measure(trained, data, stages)
+        try:
+            _deploy(trained, data, stages, int8=int8, threads=threads)
+        except CheckFailed as error:
+            failure = error
+        with stages.stage("report", "report"):
+            folder.update_record(stages=stages.seconds)
+            build_report(folder)
+    if failure is not None:
+        raise failure
+    return folder
+
+
+def _measure(trained: Trained, data: Data, stages: Stages) -> None:
+    from danlu.analyze import analyze
+    from danlu.evaluate import evaluate
+
+    with stages.stage("evaluate", "evaluate on the validation and test splits"):
+        for split in ("validation", "test"):
+            evaluate(trained, data, split)
+    with stages.stage("analyze", "analyze"):
+        analysis = analyze(trained.model, trained.input_shape)
+        trained.run.update_record(analysis=analysis.to_record())
+
+
+def _deploy(trained: Trained, data: Data, stages: Stages, *, int8: bool | None, threads: int | None) -> None:
+    from danlu.deploy.benchmark import bench
+    from danlu.deploy.export import export
+
+    with stages.stage("export", "export, quantise and prove parity"):
+        export(trained, data, int8=int8)
+    with stages.stage("benchmark", "benchmark"):
+        bench(trained, data, threads=threads)
+
+
+def data_of(folder: RunFolder) -> Data:
+    """Load the data a run was trained on, as its ``config.json`` names it.
+
+    Raises:
+        InputError: the data is gone or is no longer what the run was trained on.
+    """
+    from danlu.data.load import load_data
+
+    config = folder.read_config()
+    used, seed = config["effective"]["data"], config["effective"]["seed"]
+    data = load_data(used["source"], seed=seed, channels=config["effective"]["preprocess"]["channels"])
+    if data.hash != used["hash"]:
+        raise InputError(
+            f"the data has changed since this run: its hash was {used['hash'][:12]}…, now it is {data.hash[:12]}…",
+            where=used["source"],
+            mend="restore the data, or train a new run",
+        )
+    return data
+
+
+def resume(path: Path, *, threads: int | None = None) -> RunFolder:
+    """Continue a run bit for bit; a run begun by the main job goes on through the stages after training.
+
+    Raises:
+        InputError: no run folder, or its data or settings have changed.
+    """
+    from danlu.train import resume as resume_training
+
+    folder = open_run_folder(path)
+    requested = folder.read_config()["requested"]
+    stages = Stages(total=8 if requested.get("verb") == "run" else 1)
+    with stages.stage("train", f"resume {path}"):
+        resume_training(path)
+    if requested.get("verb") != "run":
+        return folder
+    with stages.stage("data", "load the data"):
+        data = data_of(folder)
+    return finish(folder, data, stages, int8=requested.get("int8"), threads=threads)

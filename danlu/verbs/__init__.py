@@ -1,0 +1,41 @@
+"""The verbs of the command line, one function each over a Python function; what they need is imported when they run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from danlu.verbs import data, deploy, job, models
+from danlu.verbs.common import Common, Output
+
+__all__ = ["GROUPS", "VERBS", "Common", "Output"]
+
+GROUPS = {
+    "data": "Named data sets, and what is in a folder.",
+    "models": "The networks and their proofs.",
+    "runs": "What was trained.",
+    "compress": "Make a trained network smaller.",
+}
+
+VERBS: dict[str, Callable[..., Output]] = {
+    "run": job.run,
+    "data list": data.data_list,
+    "data get": data.data_get,
+    "data check": data.data_check,
+    "data convert": data.data_convert,
+    "models list": models.models_list,
+    "models show": models.models_show,
+    "models check": models.models_check,
+    "train": job.train,
+    "resume": job.resume,
+    "runs list": job.runs_list,
+    "runs show": job.runs_show,
+    "eval": deploy.evaluate,
+    "analyze": models.analyze,
+    "compress quantize": deploy.quantize,
+    "export": deploy.export,
+    "parity": deploy.parity,
+    "bench": deploy.bench,
+    "predict": deploy.predict,
+    "report": job.report,
+    "env": job.env,
+}

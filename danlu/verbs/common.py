@@ -1,0 +1,114 @@
+"""What all verbs share: the options everywhere, the output, how a run is shown."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from danlu import terminal
+from danlu.core.errors import InputError
+
+__all__ = ["Common", "Output", "overrides_of", "parity_lines", "requested_of", "run_output"]
+
+
+@dataclass(frozen=True)
+class Common:
+    """Options every verb takes."""
+
+    out: Path | None = None
+    "Where results go; a run's default is ./runs/<data>-<model>-<n>."
+    seed: int = 0
+    "Of the split, the initialisation and every draw."
+    device: str = "auto"
+    "auto, cpu, cuda, cuda:<i> or mps."
+    threads: int | None = None
+    "Processor threads; measured when not given."
+    json: bool = False
+    "Print one JSON document to standard output."
+    debug: bool = False
+    "Show the traceback of an error."
+    quiet: bool = False
+    "Warnings and errors only."
+    lang: str | None = None
+    "Language the report opens in: en or zh."
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a verb returns: a document for ``--json``, the text for people, the exit code."""
+
+    document: Any
+    text: str
+    exit_code: int = 0
+
+
+def overrides_of(pairs: list[str] | None, epochs: int | None, budget: str | None) -> dict[str, Any]:
+    from danlu.core.settings import parse_duration, parse_overrides
+
+    overrides = parse_overrides(pairs or [])
+    for key, value in (("epochs", epochs), ("budget", parse_duration(budget) if budget else None)):
+        if value is None:
+            continue
+        if key in overrides:
+            raise InputError(f"key {key!r} is given twice", where=f"--set and --{key}")
+        overrides[key] = value
+    return overrides
+
+
+def requested_of(
+    verb: str, data: str, model: str, recipe: str | None, overrides: dict[str, Any], common: Common, **others: Any
+) -> dict[str, Any]:
+    """Return what the user asked for, and the command that asks for it again."""
+    words = ["danlu", verb, data]
+    words += ["--model", model] if model != "auto" else []
+    words += ["--recipe", recipe] if recipe else []
+    for key, value in overrides.items():
+        words += ["--set", f"{key}={value}"]
+    words += [
+        f"--{'' if value else 'no-'}{name}"
+        for name, value in others.items()
+        if value or (name == "int8" and value is False)
+    ]
+    words += ["--seed", str(common.seed)] if common.seed else []
+    words += ["--device", common.device] if common.device != "auto" else []
+    words += ["--threads", str(common.threads)] if common.threads else []
+    asked = {"verb": verb, "data": data, "model": model, "recipe": recipe, "overrides": overrides, "lang": common.lang}
+    return {**asked, **others, "device": common.device, "threads": common.threads, "command": shlex.join(words)}
+
+
+def run_output(path: Path) -> Output:
+    from danlu.core.records import RunFolder
+
+    folder = RunFolder(path)
+    record = folder.read_record()
+    lines = [f"run       {path}"]
+    for split, metrics in record.get("results", {}).items():
+        lines.append(f"{split:<10}accuracy {terminal.percent(metrics['accuracy'])}")
+    if proof := parity_lines(record):
+        lines.append(proof)
+    for name, facts in record.get("artifacts", {}).items():
+        if facts.get("file"):
+            lines.append(f"{name:<10}{path / facts['file']}  ({facts['bytes']:,} bytes)")
+    if folder.report_path.exists():
+        lines.append(f"report    {folder.report_path}")
+    else:
+        lines.append(f"next      danlu eval {path} DATA    danlu export {path}    danlu report {path}")
+    return Output({"run": str(path), "record": record}, "\n".join(lines))
+
+
+def parity_lines(record: Mapping[str, Any]) -> str:
+    lines = []
+    for name, proof in record.get("parity", {}).items():
+        if not isinstance(proof, dict) or "validation" not in proof:
+            continue
+        v = proof["validation"]
+        lines.append(
+            f"parity {name}: largest logit difference {v['max_abs_logit_difference']:.3g} over {v['n']:,} validation "
+            f"pictures, {v['flips']} flips, accuracy {100 * v['accuracy_difference']:+.2f} points"
+        )
+        if proof.get("delivered") is False:
+            lines.append(f"  not delivered: {proof['reason']}")
+    return "\n".join(lines)

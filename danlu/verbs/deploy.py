@@ -1,0 +1,139 @@
+"""The verbs of a trained network: eval, compress quantize, export, parity, bench, predict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from danlu import terminal
+from danlu.verbs.common import Common, Output, parity_lines
+
+__all__ = ["bench", "evaluate", "export", "parity", "predict", "quantize"]
+
+
+def evaluate(model: Path, data: str, /, *, split: str = "test", common: Common | None = None) -> Output:
+    """Measure a run or an artifact on a data set.
+
+    Parameters
+    ----------
+    model
+        A run folder or an .onnx artifact.
+    data
+        A named data set or a folder.
+    split
+        train, validation or test.
+    """
+    from danlu.pipeline import evaluate_any
+
+    document = evaluate_any(model, data, split, seed=(common or Common()).seed)
+    return Output(document, _metrics(document))
+
+
+def quantize(run: Path, /, *, common: Common | None = None) -> Output:
+    """Write an INT8 artifact and deliver it if it holds its accuracy on validation; exit 1 if it does not.
+
+    Parameters
+    ----------
+    run
+        The run folder.
+    """
+    return _export(run, True, common or Common())
+
+
+def export(run: Path, /, *, int8: bool | None = None, common: Common | None = None) -> Output:
+    """Write one ONNX file with preprocessing inside, and prove that it answers as the network does.
+
+    Parameters
+    ----------
+    run
+        The run folder.
+    int8
+        --int8 demands an INT8 artifact, --no-int8 leaves it out; by default it is delivered where it holds.
+    """
+    return _export(run, int8, common or Common())
+
+
+def parity(a: Path, b: Path, data: str, /, *, common: Common | None = None) -> Output:
+    """Compare two models on a data set; exit 1 and the first stage that differs if they do not agree.
+
+    Parameters
+    ----------
+    a
+        A run folder or an .onnx artifact.
+    b
+        A run folder or an .onnx artifact.
+    data
+        A named data set or a folder.
+    """
+    from danlu.data.load import load_data
+    from danlu.deploy.parity import parity as compare
+
+    document = compare(a, b, load_data(data, seed=(common or Common()).seed))
+    return Output(
+        document, terminal.pairs({k: terminal.flat(v) for k, v in document.items()}), int(not document["passed"])
+    )
+
+
+def bench(run: Path, /, *, common: Common | None = None) -> Output:
+    """Measure latency and throughput of PyTorch and of the run's artifacts, interleaved, at batch 1 and 32.
+
+    Parameters
+    ----------
+    run
+        The run folder.
+    """
+    from danlu.pipeline import bench_run
+
+    document = bench_run(run, threads=(common or Common()).threads)
+    ratios = [{**r, "median": f"{r['median']:.2f}× ({r['low']:.2f}–{r['high']:.2f})"} for r in document["ratios"]]
+    ratios = [{key: row[key] for key in ("a", "b", "batch", "median")} for row in ratios]
+    return Output(document, terminal.rows(document["rows"]) + "\n\n" + terminal.rows(ratios))
+
+
+def predict(artifact: Path, /, *pictures: Path, top: int = 3, common: Common | None = None) -> Output:
+    """Name the classes of pictures. Needs onnxruntime, numpy and pillow; no torch.
+
+    Parameters
+    ----------
+    artifact
+        An .onnx file that `danlu export` wrote.
+    pictures
+        Picture files.
+    top
+        How many classes to list for each.
+    """
+    from danlu.deploy.predict import predict as classify
+
+    rows = classify(artifact, list(pictures), top=top, threads=(common or Common()).threads)
+    shown = [
+        {
+            "file": row["file"],
+            "class": row["class"],
+            "probability": row["probability"],
+            "then": ", ".join(f"{other['class']} {other['probability']:.3f}" for other in row["top"][1:]),
+        }
+        for row in rows
+    ]
+    return Output(rows, terminal.rows(shown))
+
+
+def _export(run: Path, int8: bool | None, common: Common) -> Output:
+    from danlu.pipeline import export_run
+
+    record = export_run(run, int8=int8)
+    rows = [
+        {"precision": name, "file": facts["file"], "bytes": facts["bytes"]}
+        for name, facts in record["artifacts"].items()
+        if facts["file"]
+    ]
+    return Output(
+        {"artifacts": record["artifacts"], "parity": record["parity"]},
+        terminal.rows(rows) + "\n" + parity_lines(record),
+    )
+
+
+def _metrics(document: Mapping[str, Any]) -> str:
+    lines = [f"accuracy  {terminal.percent(document['results']['accuracy'])}"]
+    rows = [{k: row[k] for k in ("class", "precision", "recall", "f1", "support")} for row in document["per_class"]]
+    return "\n".join([*lines, "", terminal.rows(rows)])

@@ -1,0 +1,62 @@
+"""Both languages say the same, and what the pages name exists."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from danlu import verbs
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted(path.name for path in (ROOT / "docs/en").glob("*.md"))
+PAIRS = [("README.md", "README.zh-CN.md"), *((f"docs/en/{name}", f"docs/zh/{name}") for name in PAGES)]
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def skeleton(text: str) -> list[str]:
+    """Return what a translation keeps: heading levels, code without comments, first cells of tables."""
+    kept, in_code = [], False
+    for line in text.splitlines():
+        if line.startswith("```"):
+            in_code = not in_code
+            kept.append("```")
+        elif in_code:
+            kept.append(re.split(r"\s{2,}", line.split("#")[0].strip())[0])
+        elif line.startswith("#"):
+            kept.append(line.split()[0])
+        elif line.startswith(("|", "- ")):
+            kept.append(line[0])
+    return kept
+
+
+@pytest.mark.parametrize(("english", "chinese"), PAIRS)
+def test_both_languages_have_the_same_skeleton(english: str, chinese: str) -> None:
+    assert skeleton(read(english)) == skeleton(read(chinese))
+
+
+def test_every_verb_is_in_the_table_of_both_languages() -> None:
+    for language in ("en", "zh"):
+        page = read(f"docs/{language}/verbs.md")
+        for name in verbs.VERBS:
+            assert re.search(rf"`danlu {name}\b", page), f"{name} is not in docs/{language}/verbs.md"
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_python_functions_of_the_table_exist(language: str) -> None:
+    found = re.findall(r"`(danlu(?:\.\w+)+)", read(f"docs/{language}/verbs.md"))
+    assert len(found) > 15
+    for dotted in found:
+        module, _, name = dotted.rpartition(".")
+        assert hasattr(importlib.import_module(module), name), dotted
+
+
+@pytest.mark.parametrize("name", [name for pair in PAIRS for name in pair] + ["CONTRIBUTING.md"])
+def test_links_lead_somewhere(name: str) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", read(name)):
+        assert ((ROOT / name).parent / target).exists(), f"{name} links to {target}"
