@@ -37,12 +37,13 @@ test: setup-test
 data: setup
 	for name in mnist fashion-mnist cifar10; do $(BIN)/danlu data get $$name || exit; done
 
-proof: setup-test data
-	$(BIN)/python -m benchmarks.main_job
+proof: setup-test
+	$(BIN)/python -m danlu.proof
 
-bench: setup
-	$(BIN)/python -m benchmarks.train_speed
+bench: setup data
+	$(BIN)/python -m benchmarks.main_job digits mnist fashion-mnist cifar10
 	$(BIN)/python -m benchmarks.start
+	$(BIN)/python -m benchmarks.tables
 
 docs: setup
 	$(PIP) --editable '.[docs]'

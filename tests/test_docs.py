@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import tables
 from danlu import verbs
 
 ROOT = Path(__file__).parent.parent
@@ -60,3 +61,9 @@ def test_the_python_functions_of_the_table_exist(language: str) -> None:
 def test_links_lead_somewhere(name: str) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", read(name)):
         assert ((ROOT / name).parent / target).exists(), f"{name} links to {target}"
+
+
+@pytest.mark.parametrize("readme", sorted(tables.TEXT))
+def test_the_figures_of_the_readme_are_the_measured_ones(readme: str) -> None:
+    """Run `python -m benchmarks.tables` when this fails."""
+    assert read(readme) == tables.with_figures(readme)

@@ -184,7 +184,9 @@ def _receive(url: str, partial: Path, limit: int, title: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         if done < begin + length:
-            raise InputError(f"was cut after {done:,} of {begin + length:,} bytes; the next try goes on there", where=url)
+            raise InputError(
+                f"was cut after {done:,} of {begin + length:,} bytes; the next try goes on there", where=url
+            )
 
 
 def download(url: str, target: Path, *, checksum: str, limit: int, title: str | None = None) -> Path:

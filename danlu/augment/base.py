@@ -1,0 +1,122 @@
+"""What an augmentation is: settings that draw parameters for each sample and apply them to a batch.
+
+Coordinates are in pixels, x to the right and y down; pixel i covers [i, i+1). A matrix takes a point of the picture to
+where it lies in the augmented picture: ``(x', y', 1) ~ M (x, y, 1)``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from danlu.augment.warp import warp_boxes, warp_masks, warp_pictures, warp_points
+from danlu.core import seeds
+from danlu.core.settings import Settings
+
+__all__ = ["Augmentation", "Draws", "Geometric", "Scene", "identity", "warp_scene"]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Random draws for the samples of a batch; a sample's draws do not depend on the batch it stands in.
+
+    Args:
+        seed: the run's seed.
+        epoch: 0 for the first.
+        samples: [B] indices into the data set.
+        repeat: counts views of one sample within an epoch.
+        purpose: keeps the draws of two augmentations apart.
+    """
+
+    seed: int
+    epoch: int
+    samples: NDArray[np.int64]
+    repeat: int = 0
+    purpose: str = "augment"
+
+    def named(self, purpose: str) -> Draws:
+        """Return the same draws under a further purpose."""
+        return replace(self, purpose=f"{self.purpose}/{purpose}")
+
+    def uniform(self, what: str) -> NDArray[np.float64]:
+        """Return [B] uniform values in [0, 1)."""
+        return seeds.uniform(f"{self.purpose}/{what}", self.seed, self.epoch, self.samples, self.repeat)
+
+    def integers(self, high: int, what: str) -> NDArray[np.int64]:
+        """Return [B] integers in [0, high)."""
+        return seeds.integers(high, f"{self.purpose}/{what}", self.seed, self.epoch, self.samples, self.repeat)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A batch of pictures with what lies on them.
+
+    Args:
+        pictures: uint8 [B, H, W, C].
+        masks: uint8 [B, H, W] of class numbers, 255 = ignore.
+        boxes: B tensors float32 [n, 4], absolute (x1, y1, x2, y2).
+        points: B tensors float32 [n, 2], absolute (x, y).
+        visible: B tensors float32 [n]: the share of each box's area still inside the picture. Boxes that left it stay
+            in place with share 0, so that labels keep their order; the task decides what to do with them.
+    """
+
+    pictures: torch.Tensor
+    masks: torch.Tensor | None = None
+    boxes: list[torch.Tensor] | None = None
+    points: list[torch.Tensor] | None = None
+    visible: list[torch.Tensor] | None = field(default=None)
+
+
+class Augmentation(Settings, ABC):
+    """Base of all augmentations; its fields are its settings."""
+
+    @abstractmethod
+    def draw(self, draws: Draws, sizes: NDArray[np.int64]) -> Any:
+        """Return the parameters for B samples whose pictures have ``sizes`` [B, 2] (height, width)."""
+
+    @abstractmethod
+    def apply(self, scene: Scene, parameters: Any) -> Scene:
+        """Return the augmented batch; the one given stays untouched."""
+
+
+class Geometric(Augmentation):
+    """An augmentation that moves pixels: ``draw`` returns float64 [B, 3, 3] matrices."""
+
+    @abstractmethod
+    def draw(self, draws: Draws, sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the matrices [B, 3, 3] for B samples whose pictures have ``sizes`` [B, 2] (height, width)."""
+
+    def apply(self, scene: Scene, parameters: NDArray[np.float64]) -> Scene:
+        """Return the batch seen through the matrices: pictures and masks resampled once, boxes and points moved."""
+        return warp_scene(scene, parameters)
+
+
+def identity(count: int) -> NDArray[np.float64]:
+    """Return [count, 3, 3] matrices that move nothing."""
+    return np.tile(np.eye(3), (count, 1, 1))
+
+
+def warp_scene(scene: Scene, matrices: NDArray[np.float64]) -> Scene:
+    """Return ``scene`` with everything on it moved by ``matrices`` [B, 3, 3]."""
+    height, width = scene.pictures.shape[1:3]
+    boxes, visible = scene.boxes, scene.visible
+    if boxes is not None:
+        moved = [warp_boxes(one, matrix, (height, width)) for one, matrix in zip(boxes, matrices, strict=True)]
+        before = visible if visible is not None else [torch.ones(len(one)) for one in boxes]
+        boxes = [one for one, _ in moved]
+        visible = [share * old for (_, share), old in zip(moved, before, strict=True)]
+    points = scene.points
+    if points is not None:
+        points = [warp_points(one, matrix) for one, matrix in zip(points, matrices, strict=True)]
+    return Scene(
+        pictures=warp_pictures(scene.pictures, matrices),
+        masks=None if scene.masks is None else warp_masks(scene.masks, matrices),
+        boxes=boxes,
+        points=points,
+        visible=visible,
+    )

@@ -1,0 +1,171 @@
+"""Pictures, masks, boxes and points seen through 3×3 matrices.
+
+Whole-pixel shifts and mirrors are copied exactly; every other matrix is resampled once, bilinearly for pictures and to
+the nearest pixel for masks. What comes from outside a picture is 0, in a mask 255 (ignore).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+__all__ = ["IGNORE", "is_exact", "warp_boxes", "warp_masks", "warp_pictures", "warp_points"]
+
+IGNORE = 255
+# Matrices are products of a few; what is within this of a whole number is meant to be whole.
+_WHOLE = 1e-9
+
+
+def is_exact(matrices: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return [B]: which matrices [B, 3, 3] only shift by whole pixels and mirror."""
+    scale = matrices[:, (0, 1), (0, 1)]
+    shift = matrices[:, :2, 2]
+    rest = matrices[:, (0, 1, 2, 2, 2), (1, 0, 0, 1, 2)] - np.array([0.0, 0.0, 0.0, 0.0, 1.0])
+    whole = (np.abs(np.abs(scale) - 1.0) < _WHOLE).all(1) & (np.abs(shift - np.rint(shift)) < _WHOLE).all(1)
+    return np.asarray(whole & (np.abs(rest) < _WHOLE).all(1), dtype=np.bool_)
+
+
+def warp_pictures(pictures: torch.Tensor, matrices: NDArray[np.float64]) -> torch.Tensor:
+    """Return uint8 pictures [B, H, W, C] moved by ``matrices`` [B, 3, 3]; same shape, a new tensor."""
+    return _warp(pictures, matrices, fill=0, mode="bilinear")
+
+
+def warp_masks(masks: torch.Tensor, matrices: NDArray[np.float64]) -> torch.Tensor:
+    """Return uint8 class masks [B, H, W] moved by ``matrices`` [B, 3, 3]; outside is 255."""
+    return _warp(masks.unsqueeze(3), matrices, fill=IGNORE, mode="nearest").squeeze(3)
+
+
+def _warp(pictures: torch.Tensor, matrices: NDArray[np.float64], *, fill: int, mode: str) -> torch.Tensor:
+    exact = is_exact(matrices)
+    if exact.all():
+        return _copy_shifted(pictures, matrices, fill)
+    if not exact.any():
+        return _resample(pictures, matrices, fill, mode)
+    # Each picture takes the way its own matrix asks for, so that its pixels do not depend on its batch.
+    out = torch.empty_like(pictures)
+    for chosen, way in ((exact, "copy"), (~exact, "resample")):
+        rows = torch.from_numpy(np.flatnonzero(chosen)).to(pictures.device)
+        some = pictures[rows]
+        part = matrices[chosen]
+        out[rows] = _copy_shifted(some, part, fill) if way == "copy" else _resample(some, part, fill, mode)
+    return out
+
+
+def _copy_shifted(pictures: torch.Tensor, matrices: NDArray[np.float64], fill: int) -> torch.Tensor:
+    height, width = int(pictures.shape[1]), int(pictures.shape[2])
+    mirror_y, mirror_x = matrices[:, 1, 1] < 0, matrices[:, 0, 0] < 0
+    # Unmirrored, out[j] = in[j - t]; mirrored, out[L-1-j] = in[j + t - L]. A shift past the edge leaves nothing.
+    top = _offsets(matrices[:, 1, 2], mirror_y, height)
+    left = _offsets(matrices[:, 0, 2], mirror_x, width)
+    if pictures.device.type == "cpu":
+        return torch.from_numpy(_copy_windows(pictures.numpy(), top, left, mirror_y, mirror_x, fill))
+    return _gather(pictures, top, left, mirror_y, mirror_x, fill)
+
+
+def _gather(
+    pictures: torch.Tensor,
+    top: NDArray[np.int64],
+    left: NDArray[np.int64],
+    mirror_y: NDArray[np.bool_],
+    mirror_x: NDArray[np.bool_],
+    fill: int,
+) -> torch.Tensor:
+    """Do what ``_copy_windows`` does, on any device."""
+    count, height, width, _ = pictures.shape
+    device = pictures.device
+    rows, columns = np.arange(height) + top[:, None], np.arange(width) + left[:, None]
+    rows = np.where(mirror_y[:, None], rows[:, ::-1], rows)
+    columns = np.where(mirror_x[:, None], columns[:, ::-1], columns)
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+    y = torch.from_numpy(rows.clip(0, height - 1)).to(device)
+    x = torch.from_numpy(columns.clip(0, width - 1)).to(device)
+    batch = torch.arange(count, device=device)
+    moved = pictures[batch[:, None, None], y[:, :, None], x[:, None, :]]
+    return moved.masked_fill_(torch.from_numpy(~inside).to(device).unsqueeze(3), fill)
+
+
+def _offsets(shift: NDArray[np.float64], mirrored: NDArray[np.bool_], length: int) -> NDArray[np.int64]:
+    offsets = np.where(mirrored, shift - length, -shift)
+    return np.rint(offsets.clip(-length, length)).astype(np.int64)
+
+
+def _copy_windows(
+    pictures: NDArray[np.uint8],
+    top: NDArray[np.int64],
+    left: NDArray[np.int64],
+    mirror_y: NDArray[np.bool_],
+    mirror_x: NDArray[np.bool_],
+    fill: int,
+) -> NDArray[np.uint8]:
+    count, height, width, channels = pictures.shape
+    pad_y, pad_x = int(np.abs(top).max(initial=0)), int(np.abs(left).max(initial=0))
+    if pad_y == 0 and pad_x == 0:
+        out = pictures.copy()
+    else:
+        padded = np.full((count, height + 2 * pad_y, width + 2 * pad_x, channels), fill, dtype=np.uint8)
+        padded[:, pad_y : pad_y + height, pad_x : pad_x + width] = pictures
+        per_picture, per_row, per_column = padded.strides[:3]
+        # Every window of every picture as a view [B, offsets y, offsets x, H, W·C]; indexing copies whole rows.
+        windows = np.lib.stride_tricks.as_strided(
+            padded,
+            (count, 2 * pad_y + 1, 2 * pad_x + 1, height, width * channels),
+            (per_picture, per_row, per_column, per_row, 1),
+            writeable=False,
+        )
+        out = windows[np.arange(count), top + pad_y, left + pad_x].reshape(pictures.shape)
+    if mirror_x.any():
+        out[mirror_x] = out[mirror_x][:, :, ::-1]
+    if mirror_y.any():
+        out[mirror_y] = out[mirror_y][:, ::-1]
+    return out
+
+
+def _resample(pictures: torch.Tensor, matrices: NDArray[np.float64], fill: int, mode: str) -> torch.Tensor:
+    _, height, width, _ = pictures.shape
+    device = pictures.device
+    inverse = torch.from_numpy(np.linalg.inv(matrices)).to(device, torch.float32)[:, :, :, None, None]
+    y, x = torch.meshgrid(
+        torch.arange(height, device=device) + 0.5, torch.arange(width, device=device) + 0.5, indexing="ij"
+    )
+    # Written out rather than as a matrix product, whose rounding may depend on the batch size.
+    source = inverse[:, :, 0] * x + inverse[:, :, 1] * y + inverse[:, :, 2]
+    scale = torch.tensor([2.0 / width, 2.0 / height], device=device)
+    grid = torch.stack([source[:, 0] / source[:, 2], source[:, 1] / source[:, 2]], dim=3) * scale - 1.0
+    # grid_sample takes what lies outside as 0: shifting the values by the fill makes that the fill.
+    values = pictures.permute(0, 3, 1, 2).float() - fill
+    moved = F.grid_sample(values, grid, mode=mode, padding_mode="zeros", align_corners=False) + fill
+    return moved.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def warp_points(points: torch.Tensor, matrix: NDArray[np.float64]) -> torch.Tensor:
+    """Return points float32 [n, 2] (x, y) moved by ``matrix`` [3, 3]; they may lie outside the picture."""
+    ones = torch.ones(len(points), 1, dtype=torch.float64)
+    moved = torch.cat([points.double().cpu(), ones], dim=1) @ torch.from_numpy(np.ascontiguousarray(matrix.T))
+    return (moved[:, :2] / moved[:, 2:]).float().to(points.device)
+
+
+def warp_boxes(
+    boxes: torch.Tensor, matrix: NDArray[np.float64], size: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return boxes moved by ``matrix`` and cut to the picture, with the share of their area left inside.
+
+    Args:
+        boxes: float32 [n, 4], absolute (x1, y1, x2, y2).
+        matrix: [3, 3].
+        size: (height, width) of the picture.
+
+    Returns:
+        boxes float32 [n, 4] around the moved corners, and float32 [n] shares in [0, 1].
+    """
+    if len(boxes) == 0:
+        return boxes.reshape(0, 4).float(), torch.zeros(0)
+    corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 2)
+    moved = warp_points(corners, matrix).reshape(-1, 4, 2)
+    low, high = moved.amin(1), moved.amax(1)
+    limit = torch.tensor([size[1], size[0]], dtype=torch.float32)
+    inside_low, inside_high = torch.minimum(low.clamp(min=0), limit), torch.minimum(high.clamp(min=0), limit)
+    whole = (high - low).prod(1)
+    share = torch.where(whole > 0, (inside_high - inside_low).prod(1) / whole.clamp(min=1e-12), torch.zeros_like(whole))
+    return torch.cat([inside_low, inside_high], dim=1), share

@@ -1,0 +1,173 @@
+"""The doctor: what is in a data set and what is wrong with it, found by reading every byte and changing none.
+
+``report = check("pictures/")``, then ``report.ok``, ``report.text()``, ``report.to_record()``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from danlu.core.errors import InputError
+from danlu.data.arrays import data_hash, picture_digests
+from danlu.data.decode import SUFFIXES
+from danlu.data.examine import FileFacts, examine
+from danlu.data.findings import Duplicates, Problem, Report, find_duplicates
+from danlu.data.formats.image_folder import scan
+from danlu.data.names import case_clashes, name_warnings, quoted, text_of
+from danlu.data.sample import ArrayDataset, Dataset, FileDataset
+
+__all__ = [
+    "CORRUPT_SHARE",
+    "Findings",
+    "Problem",
+    "Report",
+    "check",
+    "check_corrupt_share",
+    "inspect_arrays",
+    "inspect_folder",
+]
+
+CORRUPT_SHARE = 0.05
+_SHOWN = 10
+
+
+@dataclass
+class Findings:
+    """A checked data set: the report, the usable samples of each split, and the SHA-256 of each in the same order.
+
+    ``facts`` holds what was found in each file; it is empty for pictures in memory.
+    """
+
+    report: Report
+    splits: dict[str, Dataset]
+    digests: dict[str, list[str]]
+    facts: dict[str, list[FileFacts]]
+
+
+def check_corrupt_share(corrupt: Sequence[Problem], total: int, where: str) -> None:
+    """Stop when more than 5 % of the pictures cannot be used.
+
+    Raises:
+        InputError: with the number, the first ones and how to go on.
+    """
+    if not corrupt or len(corrupt) <= CORRUPT_SHARE * total:
+        return
+    shown = "".join(f"\n  {problem.id}: {problem.reason}" for problem in corrupt[:_SHOWN])
+    more = f"\n  … {len(corrupt) - _SHOWN:,} more" if len(corrupt) > _SHOWN else ""
+    raise InputError(
+        f"{len(corrupt):,} of {total:,} pictures cannot be used, more than {CORRUPT_SHARE:.0%}:{shown}{more}",
+        where=where,
+        mend="repair these files or move them out of the folder (`danlu data check PATH` lists them all)",
+    )
+
+
+def _file_warnings(ident: str, path: Path, facts: FileFacts) -> list[Problem]:
+    found = []
+    expected = SUFFIXES.get(path.suffix.lower())
+    if expected is not None and facts.format != expected:
+        found.append(Problem(ident, f"wrong suffix {path.suffix}: the content is {facts.format}; it is read as that"))
+    if facts.frames > 1:
+        found.append(Problem(ident, f"animation or several pages ({facts.frames} frames): the first one is used"))
+    return found
+
+
+def _counts(dataset: Dataset) -> list[int]:
+    counts: list[int] = np.bincount(dataset.labels, minlength=len(dataset.classes)).tolist()
+    return counts
+
+
+def _name_problems(classes: Sequence[str], ids: Sequence[str]) -> list[Problem]:
+    """Return what is unusual about class names, file names, and names that become one on some systems."""
+    found = [Problem(name, f"class name {reason}") for name, reason in name_warnings(classes)]
+    found += [Problem(name, f"class name {reason}") for name, reason in case_clashes(classes)]
+    for ident in ids:
+        found += [Problem(ident, f"file name {reason}") for _, reason in name_warnings([ident.rpartition("/")[2]])]
+    return found + [Problem(ident, f"path {reason}") for ident, reason in case_clashes(ids)]
+
+
+def _contrary(duplicates: Duplicates) -> Iterable[Problem]:
+    for first, second in duplicates.contrary:
+        yield Problem(second, f"the same picture as {quoted(first)}, which is in another class")
+
+
+def inspect_folder(root: Path, *, threads: int | None = None) -> Findings:
+    """Read and decode every picture of a folder of class folders.
+
+    Raises:
+        InputError: no such folder, or it holds no class folders. Broken pictures raise nothing here.
+    """
+    found = scan(root)
+    classes = found.classes
+    rows = [
+        (part, label, path)
+        for part, by_class in found.pictures.items()
+        for label, name in enumerate(classes)
+        for path in by_class.get(name, [])
+    ]
+    ids = [text_of(path) for _, _, path in rows]
+    every = examine(root, [path for _, _, path in rows], threads=threads)
+    corrupt, warnings = list[Problem](), _name_problems(classes, ids)
+    kept: dict[str, list[int]] = {part: [] for part in found.pictures}
+    for index, (ident, (part, _, path), facts) in enumerate(zip(ids, rows, every, strict=True)):
+        if facts.fault is not None:
+            corrupt.append(Problem(ident, facts.fault))
+            continue
+        warnings += _file_warnings(ident, path, facts)
+        kept[part].append(index)
+    splits: dict[str, Dataset] = {}
+    for part, chosen in kept.items():
+        labels = np.array([rows[index][1] for index in chosen], dtype=np.int64)
+        splits[part] = FileDataset(root, [rows[i][2] for i in chosen], labels, classes, [ids[i] for i in chosen])
+    facts_of = {part: [every[index] for index in chosen] for part, chosen in kept.items()}
+    digests = {part: [facts.sha256 for facts in facts_of[part]] for part in kept}
+    report = _report(text_of(root), "image_folder", splits, digests)
+    report.sizes = Counter((facts.height, facts.width) for chosen in facts_of.values() for facts in chosen)
+    report.modes = Counter(facts.mode for chosen in facts_of.values() for facts in chosen)
+    report.corrupt = corrupt
+    report.others = [Problem(ident, reason) for ident, reason in found.others]
+    report.warnings = warnings + report.warnings
+    return Findings(report, splits, digests, facts_of)
+
+
+def _report(source: str, form: str, splits: Mapping[str, Dataset], digests: Mapping[str, list[str]]) -> Report:
+    """Return the part of the report that needs samples and digests only."""
+    labels = {part: dataset.labels.tolist() for part, dataset in splits.items()}
+    duplicates = find_duplicates({part: (splits[part].ids, digests[part], labels[part]) for part in splits})
+    rows = [row for part in splits for row in zip(splits[part].ids, digests[part], labels[part], strict=True)]
+    return Report(
+        source=source,
+        format=form,
+        classes=next(iter(splits.values())).classes,
+        counts={part: _counts(dataset) for part, dataset in splits.items()},
+        warnings=list(_contrary(duplicates)),
+        duplicates=duplicates,
+        hash=data_hash(rows),
+    )
+
+
+def inspect_arrays(source: str, form: str, splits: Mapping[str, ArrayDataset]) -> Findings:
+    """Describe pictures in memory: hash, duplicates, balance, names."""
+    digests = {part: picture_digests(dataset.pictures) for part, dataset in splits.items()}
+    report = _report(source, form, splits, digests)
+    for dataset in splits.values():
+        _, height, width, channels = dataset.pictures.shape
+        report.sizes[height, width] += len(dataset)
+        report.modes["L" if channels == 1 else "RGB"] += len(dataset)
+    report.warnings = _name_problems(report.classes, []) + report.warnings
+    return Findings(report, dict(splits), digests, {})
+
+
+def check(source: str | Path) -> Report:
+    """Check a named data set or a folder: read all, decode all, compare all; nothing is changed.
+
+    Raises:
+        InputError: no such data set, or a folder that holds none.
+    """
+    from danlu.data.open import open_source
+
+    return open_source(source).findings.report

@@ -1,0 +1,155 @@
+"""What a data set is: samples with id, picture and targets, held in memory, read from files, or a part of either."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["ArrayDataset", "Dataset", "FileDataset", "Sample", "Subset"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample: ``picture`` is uint8 [H, W, C], or the path of a file that is decoded late.
+
+    ``targets["label"]`` is the index of the class.
+    """
+
+    id: str
+    picture: NDArray[np.uint8] | Path
+    targets: dict[str, Any]
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """A lazy, indexable collection of samples; ``labels`` is int64 [N], ``ids`` names each sample once."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def ids(self) -> Sequence[str]: ...
+
+    @property
+    def labels(self) -> NDArray[np.int64]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+def _checked_labels(labels: Any, count: int, classes: tuple[str, ...]) -> NDArray[np.int64]:
+    array = np.ascontiguousarray(labels, dtype=np.int64)
+    if array.shape != (count,):
+        raise ValueError(f"{count} samples need labels of shape ({count},), got {array.shape}")
+    if count and (array.min() < 0 or array.max() >= len(classes)):
+        raise ValueError(f"labels lie in {array.min()}…{array.max()}, there are {len(classes)} classes")
+    return array
+
+
+class ArrayDataset:
+    """Pictures of one size in memory.
+
+    Args:
+        pictures: uint8 [N, H, W, C].
+        labels: integers [N], indices into ``classes``.
+        ids: N names, each once.
+        classes: the names of the classes.
+    """
+
+    def __init__(self, pictures: NDArray[np.uint8], labels: Any, ids: Sequence[str], classes: Sequence[str]) -> None:
+        if pictures.dtype != np.uint8 or pictures.ndim != 4:
+            raise ValueError(f"pictures are uint8 [N, H, W, C], got {pictures.dtype} {list(pictures.shape)}")
+        if len(ids) != len(pictures):
+            raise ValueError(f"{len(pictures)} pictures need as many ids, got {len(ids)}")
+        self.pictures: NDArray[np.uint8] = np.ascontiguousarray(pictures)
+        self.ids: Sequence[str] = ids
+        self.classes: tuple[str, ...] = tuple(classes)
+        self.labels: NDArray[np.int64] = _checked_labels(labels, len(pictures), self.classes)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(self.ids[index], self.pictures[index], {"label": int(self.labels[index])})
+
+    def take(self, indices: NDArray[np.int64]) -> ArrayDataset:
+        """Return the samples at ``indices`` as a data set of its own (pictures copied)."""
+        ids = [self.ids[index] for index in indices.tolist()]
+        return ArrayDataset(np.take(self.pictures, indices, axis=0), self.labels[indices], ids, self.classes)
+
+
+class FileDataset:
+    """Pictures in files below one folder, decoded when they are needed.
+
+    Args:
+        root: the folder.
+        paths: the files, relative to ``root``; their POSIX form is the id unless ``ids`` is given.
+        labels: integers [N], indices into ``classes``.
+        classes: the names of the classes.
+        ids: N names, where a path cannot be shown as text (see :mod:`danlu.data.names`).
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        paths: Sequence[Path],
+        labels: Any,
+        classes: Sequence[str],
+        ids: Sequence[str] | None = None,
+    ) -> None:
+        self.root = root
+        self.paths: tuple[Path, ...] = tuple(paths)
+        self.ids: Sequence[str] = [path.as_posix() for path in self.paths] if ids is None else ids
+        self.classes: tuple[str, ...] = tuple(classes)
+        self.labels: NDArray[np.int64] = _checked_labels(labels, len(self.paths), self.classes)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(self.ids[index], self.root / self.paths[index], {"label": int(self.labels[index])})
+
+    def take(self, indices: NDArray[np.int64]) -> FileDataset:
+        """Return the samples at ``indices`` as a data set of its own."""
+        chosen = indices.tolist()
+        paths, ids = [self.paths[index] for index in chosen], [self.ids[index] for index in chosen]
+        return FileDataset(self.root, paths, self.labels[indices], self.classes, ids)
+
+
+class Subset:
+    """The samples of ``dataset`` at ``indices``, in that order, without copying pictures."""
+
+    def __init__(self, dataset: Dataset, indices: NDArray[np.int64]) -> None:
+        chosen = np.asarray(indices, dtype=np.int64)
+        inner = dataset if isinstance(dataset, Subset) else None
+        self.dataset: Dataset = dataset if inner is None else inner.dataset
+        self.indices: NDArray[np.int64] = chosen if inner is None else inner.indices[chosen]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, those of the whole data set."""
+        return self.dataset.classes
+
+    @cached_property
+    def ids(self) -> Sequence[str]:
+        """The ids of the chosen samples."""
+        every = self.dataset.ids
+        return [every[index] for index in self.indices.tolist()]
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """The labels of the chosen samples, int64 [N]."""
+        return self.dataset.labels[self.indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.dataset[int(self.indices[index])]

@@ -1,0 +1,189 @@
+"""Evaluate a run or an artifact on one split and write what was found into the run's record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from danlu.core.errors import InputError, nearest_names
+from danlu.core.log import logger
+from danlu.core.records import RunFolder
+from danlu.evaluate.outputs import write_predictions, write_worst
+from danlu.evaluate.prediction import BATCH, Predictor, predict_logits, predictor_of
+from danlu.metrics.accuracy import accuracy
+from danlu.metrics.confusion_matrix import confusion_matrix
+from danlu.metrics.cross_entropy import cross_entropies, cross_entropy, log_softmax
+from danlu.metrics.precision_recall_f1 import precision_recall_f1
+from danlu.tasks.trained import Trained, open_trained
+
+if TYPE_CHECKING:
+    from danlu.data.load import Data
+    from danlu.data.sample import Dataset
+
+__all__ = ["SPLITS", "WORST", "evaluate"]
+
+SPLITS = ("train", "validation", "test")
+WORST = 16
+
+
+def evaluate(
+    run_or_artifact: Trained | Path | str,
+    data: Data,
+    split: str = "test",
+    *,
+    write: bool = True,
+    predictor: Predictor | None = None,
+    batch: int = BATCH,
+) -> dict[str, Any]:
+    """Run a network over one split, without leaving out or replacing a sample.
+
+    Args:
+        run_or_artifact: a run folder, what :func:`danlu.tasks.trained.open_trained` gave for it, or an artifact for
+            which ``predictor`` is given.
+        data: the data set; its class names say which logit is which, in whatever order they stand.
+        split: ``train``, ``validation`` or ``test``.
+        write: for a run, also write the record's sections ``results.<split>`` and ``evaluation``
+            (``evaluation_<split>`` for other splits than test), ``predictions-<split>.csv`` and the worst pictures.
+        predictor: what runs an artifact; nothing is written then.
+        batch: pictures in one pass.
+
+    Returns:
+        ``{"results": {split: {"accuracy": R, "cross_entropy": R}}, "evaluation": {…}}`` with R =
+        ``{"value", "low", "high", "n"}``.
+
+    Raises:
+        InputError: no such split or an empty one, classes the network does not know, a picture that cannot be decoded,
+            a run that cannot be opened.
+        CheckFailed: outputs that are not finite.
+    """
+    if split not in SPLITS:
+        raise InputError(f"unknown split {split!r}", nearest=nearest_names(split, SPLITS), allowed=SPLITS)
+    trained = None
+    if predictor is None:
+        trained = run_or_artifact if isinstance(run_or_artifact, Trained) else open_trained(run_or_artifact)
+        _refuse_other_split(trained, data, split)
+        predictor = predictor_of(trained)
+    dataset: Dataset = getattr(data, split)
+    if not len(dataset):
+        mend = "give more pictures, or another split"
+        raise InputError(f"split {split!r} holds no pictures", where=data.name, mend=mend)
+    labels = _labels(dataset, predictor)
+    loader = _loader(dataset, predictor)
+    indices = np.arange(len(dataset), dtype=np.int64)
+    logits = predict_logits(predictor.logits, loader, indices, batch, f"evaluate {split}")
+    found = _figures(dataset.ids, labels, logits, predictor, split)
+    found["evaluation"]["data"] = _origin(data, trained)
+    if trained is not None and write:
+        _write(trained.run, found, dataset.ids, labels, logits, predictor, split, loader)
+    return found
+
+
+def _loader(dataset: Dataset, predictor: Predictor) -> Any:
+    from danlu.data.loader import Loader
+
+    # Every picture is seen once: nothing decoded is worth keeping.
+    return Loader(dataset, predictor.size, predictor.channels, cache_bytes=0)
+
+
+def _labels(dataset: Dataset, predictor: Predictor) -> NDArray[np.int64]:
+    """Return the data set's labels [N] as indices into the network's classes."""
+    place = {name: index for index, name in enumerate(predictor.classes)}
+    unknown = [name for name in dataset.classes if name not in place]
+    if unknown:
+        raise InputError(
+            f"classes the network was not trained for: {', '.join(map(repr, unknown[:10]))}",
+            where=predictor.name,
+            allowed=predictor.classes,
+            mend="give the data set it was trained on, or one whose classes are among these",
+        )
+    translate = np.array([place[name] for name in dataset.classes], dtype=np.int64)
+    return translate[np.asarray(dataset.labels, dtype=np.int64)]
+
+
+def _refuse_other_split(trained: Trained, data: Data, split: str) -> None:
+    """Refuse a test split that holds pictures the network was trained on: the same data, split by another seed."""
+    described = trained.config["effective"]["data"]
+    seed = getattr(data, "seed", None)
+    if described.get("hash") != data.hash or seed is None or described.get("seed") in (None, seed):
+        return
+    if split == "test" and data.test_given:
+        return
+    raise InputError(
+        f"is split by seed {seed}, the run was trained on the split by seed {described['seed']}: "
+        f"its {split} pictures were partly trained on",
+        where=data.name,
+        mend=f"give --seed {described['seed']}",
+    )
+
+
+def _origin(data: Data, trained: Trained | None) -> dict[str, Any]:
+    trained_on = trained.config["effective"]["data"].get("hash") if trained else None
+    return {
+        "name": data.name,
+        "hash": data.hash,
+        "trained_on_hash": trained_on,
+        "left_out": len(data.problems),
+    }
+
+
+def _figures(
+    ids: Any, labels: NDArray[np.int64], logits: NDArray[np.float32], predictor: Predictor, split: str
+) -> dict[str, Any]:
+    if logits.shape[1] != len(predictor.classes):
+        raise InputError(f"gives {logits.shape[1]} logits for {len(predictor.classes)} classes", where=predictor.name)
+    log_probabilities = log_softmax(logits)
+    predictions = logits.argmax(axis=1)
+    losses = cross_entropies(labels, log_probabilities)
+    worst = np.argsort(-losses, kind="stable")[:WORST]
+    name = predictor.classes
+    per_class = precision_recall_f1(labels, predictions, name)
+    for row in per_class:
+        if row["note"] == "never predicted":
+            logger.warning("%s: class %r was never predicted", split, row["class"])
+    figures = {"accuracy": accuracy(labels, predictions), "cross_entropy": cross_entropy(labels, log_probabilities)}
+    return {
+        "results": {split: figures},
+        "evaluation": {
+            "split": split,
+            "classes": list(name),
+            "confusion": confusion_matrix(labels, predictions, len(name)).tolist(),
+            "per_class": per_class,
+            "worst": [
+                {
+                    "id": ids[i],
+                    "index": i,
+                    "true": name[labels[i]],
+                    "predicted": name[predictions[i]],
+                    "probability": float(np.exp(log_probabilities[i, predictions[i]])),
+                    "loss": float(losses[i]),
+                    "picture": None,
+                }
+                for i in worst.tolist()
+            ],
+        },
+    }
+
+
+def _write(
+    run: RunFolder,
+    found: dict[str, Any],
+    ids: Any,
+    labels: NDArray[np.int64],
+    logits: NDArray[np.float32],
+    predictor: Predictor,
+    split: str,
+    loader: Any,
+) -> None:
+    evaluation = found["evaluation"]
+    worst = np.array([row["index"] for row in evaluation["worst"]], dtype=np.int64)
+    for row, path in zip(evaluation["worst"], write_worst(run, split, loader.pictures(worst)), strict=True):
+        row["picture"] = path
+    file = run.path / f"predictions-{split}.csv"
+    write_predictions(file, ids, labels, log_softmax(logits), predictor.classes)
+    evaluation["predictions"] = file.name
+    section = "evaluation" if split == "test" else f"evaluation_{split}"
+    results = {**run.read_record().get("results", {}), **found["results"]}
+    run.update_record(**{"results": results, section: evaluation})

@@ -1,0 +1,302 @@
+"""Every string of the report, in both languages, side by side.
+
+The page holds both and shows one: ``<span class="en">…</span><span class="zh">…</span>``. Placeholders take values
+that are escaped when they are put in.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from markupsafe import Markup
+
+__all__ = ["LANGUAGES", "TEXT", "both", "both_svg", "plain"]
+
+LANGUAGES = ("en", "zh")
+
+# key -> (English, 简体中文)
+TEXT: dict[str, tuple[str, str]] = {
+    # The page
+    "report": ("Run report", "运行报告"),
+    "contents": ("Contents", "目录"),
+    "language": ("Language", "语言"),
+    "skip": ("Skip to the results", "跳到结果"),
+    "sort_hint": ("Select a column heading to sort.", "点击列标题可排序。"),
+    "not_run": ("Not run.", "未运行。"),
+    "not_run_hint": ("<code>{command}</code> adds this section.", "运行 <code>{command}</code> 后会有这一节。"),
+    "show_all": ("Show all {n}", "显示全部 {n} 项"),
+    "and_more": ("and {n} more", "另有 {n} 项"),
+    "made_by": ("Made by danlu {version} from the records of this run alone.", "由 danlu {version} 仅凭本次运行的记录生成。"),
+    "yes": ("yes", "是"),
+    "no": ("no", "否"),
+    # Header
+    "title": ("{model} on {data}", "{model}，数据集 {data}"),
+    "title_bare": ("Run", "运行"),
+    "lead_test": (
+        "{correct} of {n} test pictures are classified correctly: {value} (95 % interval {range}).",
+        "{n} 张测试图片中有 {correct} 张分类正确：准确率 {value}（95 % 区间 {range}）。",
+    ),
+    "lead_none": ("This run has no test result yet.", "本次运行还没有测试结果。"),
+    "lead_train": (
+        "Trained for {epochs} epochs in {time}; the weights of epoch {best}, best on validation, are the ones measured.",
+        "训练 {epochs} 轮，用时 {time}；以下测量所用的是验证集上最好的第 {best} 轮权重。",
+    ),
+    "accuracy_test": ("Test accuracy", "测试准确率"),
+    "interval": ("95 % interval {range}", "95 % 区间 {range}"),
+    "size": ("Size", "模型大小"),
+    "latency_1": ("Latency, one picture", "单张图片延迟"),
+    "faster": ("{ratio} as fast as PyTorch eager", "速度是 PyTorch eager 的 {ratio}"),
+    "size_of": ("{form} file", "{form} 文件"),
+    "size_fp32": ("FP32 file {size}", "FP32 文件 {size}"),
+    "smaller": ("smaller", "更小"),
+    "as_fast": ("as fast", "更快"),
+    "parity": ("Parity", "一致性"),
+    "total_time": ("Total time", "总用时"),
+    "stage_times": ("Time of each stage", "各阶段用时"),
+    "holds": ("holds", "通过"),
+    "fails": ("fails", "未通过"),
+    "delivered": ("delivered", "已交付"),
+    "not_delivered": ("not delivered", "未交付"),
+    "none_yet": ("not run", "未运行"),
+    "repeat": ("To repeat this run", "重现本次运行"),
+    "copy": ("Copy", "复制"),
+    "copied": ("Copied", "已复制"),
+    # Stages of the main job
+    "stage_data": ("data", "数据"),
+    "stage_train": ("training", "训练"),
+    "stage_evaluate": ("evaluation", "评估"),
+    "stage_analyze": ("analysis", "分析"),
+    "stage_export": ("export and parity", "导出与一致性"),
+    "stage_benchmark": ("benchmark", "性能测试"),
+    "stage_report": ("report", "报告"),
+    # Data
+    "data": ("Data", "数据"),
+    "data_set": ("Data set", "数据集"),
+    "source": ("Source", "来源"),
+    "classes": ("Classes", "类别数"),
+    "picture_size": ("Picture size", "图片尺寸"),
+    "picture_varied": ("{size} (median; sizes differ)", "{size}（中位数；尺寸不一）"),
+    "splits": ("Splits", "划分"),
+    "split_of": ("{train} train · {validation} validation · {test} test", "训练 {train} · 验证 {validation} · 测试 {test}"),
+    "split_given": ("test split given by the data set", "测试集由数据集给定"),
+    "split_seeded": ("stratified split, seed {seed}", "分层划分，随机种子 {seed}"),
+    "channel_mean": ("Channel mean", "通道均值"),
+    "channel_std": ("Channel standard deviation", "通道标准差"),
+    "licence": ("Licence", "许可"),
+    "citation": ("Citation", "引用"),
+    "hash": ("SHA-256", "SHA-256"),
+    "unknown": ("not stated", "未说明"),
+    "train": ("train", "训练"),
+    "validation": ("validation", "验证"),
+    "test": ("test", "测试"),
+    "class_balance": ("Pictures in each class, by split.", "各类别的图片数，按划分着色。"),
+    "class_profile": (
+        "Pictures in each of {n} classes, most frequent first: from {most} ({first}) to {least} ({last}).",
+        "{n} 个类别的图片数，由多到少：最多 {most} 张（{first}），最少 {least} 张（{last}）。",
+    ),
+    "problems": ("Problems found", "发现的问题"),
+    "no_problems": ("No picture was left out.", "没有图片被剔除。"),
+    "some_problems": (
+        "{n} pictures could not be used and were left out.",
+        "有 {n} 张图片无法使用，已剔除。",
+    ),
+    "reason": ("Reason", "原因"),
+    "file": ("File", "文件"),
+    "duplicates": ("Duplicates across splits", "跨划分的重复图片"),
+    "no_duplicates": ("No picture stands in two splits.", "没有图片同时出现在两个划分中。"),
+    "some_duplicates": (
+        "{n} pairs of equal pictures stand in different splits; the test figures may flatter.",
+        "有 {n} 对相同的图片分属不同划分；测试结果可能偏乐观。",
+    ),
+    "augmented": ("One augmented training batch, as the network receives it.", "一个增强后的训练批次，即网络实际看到的图片。"),
+    # Training
+    "training": ("Training", "训练"),
+    "epoch": ("Epoch", "轮次"),
+    "epochs": ("Epochs", "轮数"),
+    "steps": ("Steps", "步数"),
+    "best_epoch": ("Best epoch", "最佳轮次"),
+    "best": ("best", "最佳"),
+    "train_time": ("Training time", "训练用时"),
+    "speed": ("Speed", "速度"),
+    "pictures_per_second": ("{n} pictures/s", "{n} 张/秒"),
+    "resumed": ("Resumed", "续训次数"),
+    "times": ("{n} times", "{n} 次"),
+    "loss_curve": ("Loss of each epoch; the faint line is the loss of single steps.", "每轮的损失；浅色线为单步损失。"),
+    "accuracy_curve": ("Accuracy of each epoch.", "每轮的准确率。"),
+    "rate_curve": ("Learning rate.", "学习率。"),
+    "speed_curve": ("Training speed in pictures per second.", "训练速度（张/秒）。"),
+    "step": ("step", "单步"),
+    "rate": ("learning rate", "学习率"),
+    "speed_series": ("pictures/s", "张/秒"),
+    "log_scale": ("Logarithmic scale.", "对数刻度。"),
+    "curve_help": ("Point at a chart, or focus it and use ← and →, to read values.", "将指针移到图上，或选中图后按 ← →，可读取数值。"),
+    "no_log": ("The log holds no finished epoch.", "日志中没有完成的轮次。"),
+    "why_model": ("Why this model", "为何选此模型"),
+    # Evaluation
+    "evaluation": ("Evaluation", "评估"),
+    "split": ("Split", "划分"),
+    "accuracy": ("Accuracy", "准确率"),
+    "cross_entropy": ("Cross-entropy", "交叉熵"),
+    "pictures": ("Pictures", "图片数"),
+    "interval_head": ("95 % interval", "95 % 区间"),
+    "results_caption": (
+        "Figures of the {split} split, the one reported, and of the validation split, on which choices were made.",
+        "{split}集用于报告结果；验证集用于选择。",
+    ),
+    "confusion": (
+        "Confusion matrix. Rows are true classes, columns predictions; colour is the share of the row.",
+        "混淆矩阵。行为真实类别，列为预测类别；颜色深浅为占该行的比例。",
+    ),
+    "confusion_small": (
+        "Confusion matrix of {n} classes, in the order of the table below; marks off the diagonal are confusions.",
+        "{n} 个类别的混淆矩阵，顺序同下表；对角线以外的标记是误判。",
+    ),
+    "pairs": ("Most frequent confusions.", "最常见的误判。"),
+    "no_confusions": ("No picture was confused.", "没有误判。"),
+    "true": ("True", "真实"),
+    "predicted": ("Predicted", "预测"),
+    "share_of_true": ("Share of the true class", "占真实类别"),
+    "correct": ("correct", "正确"),
+    "confused": ("confused", "误判"),
+    "per_class": ("Each class.", "各类别。"),
+    "class": ("Class", "类别"),
+    "precision": ("Precision", "精确率"),
+    "recall": ("Recall", "召回率"),
+    "f1": ("F1", "F1"),
+    "support": ("True", "真实数"),
+    "predicted_count": ("Predicted", "预测数"),
+    "never_predicted": ("{n} classes were never predicted.", "有 {n} 个类别从未被预测。"),
+    "worst": (
+        "The pictures with the largest loss: what they are, what was predicted, and with what probability.",
+        "损失最大的图片：真实类别、预测类别及预测概率。",
+    ),
+    "missing_picture": ("picture missing", "缺少图片"),
+    # Analysis
+    "analysis": ("Model", "模型"),
+    "network": ("Network", "网络"),
+    "parameters": ("Parameters", "参数量"),
+    "macs": ("Multiply-adds", "乘加次数"),
+    "macs_note": ("for one picture", "每张图片"),
+    "weight_bytes": ("Weights", "权重"),
+    "activation_bytes": ("Activations", "激活值"),
+    "input": ("Input", "输入"),
+    "layers": ("Layers", "各层"),
+    "layers_caption": (
+        "Each layer: output shape, parameters, multiply-adds and measured time for one picture.",
+        "每一层：输出形状、参数量、乘加次数，以及单张图片的实测时间。",
+    ),
+    "layer": ("Layer", "层"),
+    "type": ("Type", "类型"),
+    "output": ("Output", "输出"),
+    "time": ("Time", "时间"),
+    # Deployment
+    "deployment": ("Deployment", "部署"),
+    "deployment_caption": (
+        "One model in three forms. Ratios compare with PyTorch eager; latency is the median.",
+        "同一模型的三种形式。比值以 PyTorch eager 为基准；延迟取中位数。",
+    ),
+    "form": ("Form", "形式"),
+    "batch_1": ("Batch 1", "批量 1"),
+    "batch_n": ("Batch {n}", "批量 {n}"),
+    "test_accuracy": ("Test accuracy", "测试准确率"),
+    "pytorch": ("PyTorch eager", "PyTorch eager"),
+    "onnx_fp32": ("ONNX FP32", "ONNX FP32"),
+    "onnx_int8": ("ONNX INT8", "ONNX INT8"),
+    "int8_reason": ("INT8: {reason}", "INT8：{reason}"),
+    "int8_left_out": ("INT8 was left out.", "未做 INT8。"),
+    # Parity
+    "parity_section": ("Parity proof", "一致性证明"),
+    "parity_caption": (
+        "Each exported model against PyTorch on the same pictures. Validation decides, test only reports.",
+        "导出模型与 PyTorch 在同样图片上的比较。以验证集判定，测试集仅供报告。",
+    ),
+    "largest_difference": ("Largest logit difference", "最大 logit 差"),
+    "relative_difference": ("relative", "相对值"),
+    "flips": ("Flips", "预测翻转"),
+    "ties": ("Ties", "并列"),
+    "accuracy_before": ("PyTorch", "PyTorch"),
+    "accuracy_after": ("Exported", "导出模型"),
+    "points": ("Points", "百分点"),
+    "verdict": ("Verdict", "判定"),
+    "stages": (
+        "Relative difference at the end of each stage, FP32, against the tolerance (dashed).",
+        "FP32 各阶段末端的相对差；虚线为容差。",
+    ),
+    "first_bad_stage": ("The first stage out of tolerance is {stage}.", "第一个超出容差的阶段是 {stage}。"),
+    "all_stages_good": ("Every stage is within tolerance.", "各阶段均在容差之内。"),
+    "bad_layers": ("Layers that lose most by INT8.", "INT8 量化误差最大的层。"),
+    "error": ("Error", "误差"),
+    "in_graph_resize": ("Resizing inside the graph", "图内缩放"),
+    # Benchmark
+    "benchmark": ("Benchmark", "性能测试"),
+    "benchmark_settings": (
+        "{threads} threads; {repeats} interleaved repeats after {warmup} of warm-up.",
+        "{threads} 线程；预热 {warmup} 次后交替重复 {repeats} 次。",
+    ),
+    "benchmark_caption": ("Time of one batch in milliseconds.", "每个批次的时间（毫秒）。"),
+    "runtime": ("Runtime", "运行时"),
+    "precision_mode": ("Precision", "精度"),
+    "batch": ("Batch", "批量"),
+    "median": ("Median", "中位数"),
+    "latency_chart": (
+        "Batch of {n}: bar to the median, line to the 90th percentile, tick at the 99th.",
+        "批量 {n}：条形为中位数，细线至第 90 百分位，竖线为第 99 百分位。",
+    ),
+    "ratio_caption": ("How many times as fast; the interval is over paired repeats.", "速度倍数；区间来自成对重复。"),
+    "compared": ("Compared", "比较"),
+    "than": ("{a} against {b}", "{a} 对比 {b}"),
+    "speedup": ("Times as fast", "速度倍数"),
+    # Environment, settings, records
+    "environment": ("Environment", "环境"),
+    "machine": ("Machine", "机器"),
+    "processor": ("Processor", "处理器"),
+    "cores": ("Usable cores", "可用核心"),
+    "features": ("Instruction sets", "指令集"),
+    "system": ("System", "系统"),
+    "threads": ("Threads", "线程"),
+    "packages": ("Packages", "软件包"),
+    "version": ("Version", "版本"),
+    "settings": ("Settings", "设置"),
+    "settings_lead": (
+        "What was asked for, and what took effect. Marked rows differ from what would have been chosen.",
+        "要求的设置与实际生效的设置。带标记的行由用户指定。",
+    ),
+    "setting": ("Setting", "设置项"),
+    "requested": ("Requested", "要求"),
+    "effective": ("In effect", "生效"),
+    "overridden": ("set by the user", "用户指定"),
+    "why": ("Why", "原因"),
+    "all_settings": ("All settings in effect", "全部生效设置"),
+    "nothing_requested": ("Nothing was set by hand; every value is the default or was measured.", "没有手动设置；所有值为默认或实测所得。"),
+    "records": ("Records", "记录"),
+    "records_lead": (
+        "The files this page was made from, and what they vouch for.",
+        "本页所依据的文件，以及它们所证明的内容。",
+    ),
+    "item": ("Item", "项目"),
+    "data_hash": ("data", "数据"),
+}
+
+
+def _spans(tag: str, key: str, values: dict[str, Any]) -> Markup:
+    english, chinese = (Markup(text).format(**values) for text in TEXT[key])
+    if english == chinese:
+        return english
+    return Markup('<{0} class="en" lang="en">{1}</{0}><{0} class="zh" lang="zh-Hans">{2}</{0}>').format(
+        Markup(tag), english, chinese
+    )
+
+
+def both(key: str, **values: Any) -> Markup:
+    """Return the text of ``key`` in both languages as two spans, of which the page shows one."""
+    return _spans("span", key, values)
+
+
+def both_svg(key: str, **values: Any) -> Markup:
+    """Return the text of ``key`` in both languages for use inside an SVG ``<text>``."""
+    return _spans("tspan", key, values)
+
+
+def plain(key: str, language: str) -> str:
+    """Return the text of ``key`` in one language, for attributes; a script switches them."""
+    return TEXT[key][LANGUAGES.index(language)]

@@ -1,0 +1,300 @@
+"""What the report says about deployment, parity and speed: records in, plain values and charts out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from danlu.report.charts import Latency, dot_chart, latency_chart
+from danlu.report.fields import flag, flatten, number, section, table, whole, words
+from danlu.report.marks import bar
+from danlu.report.view_results import read_result
+
+__all__ = [
+    "BenchmarkView",
+    "DeploymentView",
+    "ParityView",
+    "benchmark_view",
+    "deployment_view",
+    "parity_view",
+]
+
+# Text key, the runtime's name in the benchmark, artifact and parity section.
+_FORMS = (("pytorch", "pytorch eager", None), ("onnx_fp32", "onnxruntime fp32", "fp32"),
+          ("onnx_int8", "onnxruntime int8", "int8"))
+_STYLES = {"pytorch eager": "rate", "onnxruntime fp32": "train", "onnxruntime int8": "validation"}
+TOLERANCE = 1e-4  # of the largest logit; the FP32 export must stay within it
+_MOST_LAYERS = 12
+
+
+@dataclass(frozen=True)
+class FormRow:
+    """One form of the model with its ratios to PyTorch eager."""
+
+    key: str
+    size: int | None
+    size_ratio: float | None
+    latency: list[tuple[float | None, float | None]]
+    accuracy: float | None
+    points: float | None
+    n: int | None
+    exists: bool
+
+
+@dataclass(frozen=True)
+class DeploymentView:
+    """The size, latency and accuracy table."""
+
+    batches: list[int]
+    rows: list[FormRow]
+    int8_delivered: bool | None
+    int8_reason: str | None
+
+    def row(self, key: str) -> FormRow:
+        """Return the row of one form."""
+        return next(row for row in self.rows if row.key == key)
+
+
+def deployment_view(record: dict[str, Any]) -> DeploymentView | None:
+    """Return the deployment section, or ``None`` where there is no artifact."""
+    artifacts = section(record, "artifacts")
+    if not artifacts:
+        return None
+    medians = {(words(row, "runtime"), whole(row, "batch")): number(row, "median_ms")
+               for row in table(section(record, "benchmark"), "rows")}
+    batches = sorted({batch for _, batch in medians if batch is not None})
+    eager_size = whole(section(record, "analysis"), "weight_bytes")
+    eager_accuracy = read_result(record, "test", "accuracy")
+    rows = []
+    for key, runtime, precision in _FORMS:
+        artifact = section(artifacts, precision or "")
+        test = section(record, "parity", precision or "", "test")
+        size = whole(artifact, "bytes") if precision else eager_size
+        accuracy = number(test, "accuracy_b") if precision else eager_accuracy.value if eager_accuracy else None
+        rows.append(
+            FormRow(
+                key=key,
+                size=size,
+                size_ratio=eager_size / size if precision and size and eager_size else None,
+                latency=[_latency(medians, runtime, batch, bool(precision)) for batch in batches],
+                accuracy=accuracy,
+                points=accuracy - eager_accuracy.value if precision and eager_accuracy and accuracy is not None else None,
+                n=whole(test, "n") if precision else eager_accuracy.n if eager_accuracy else None,
+                exists=not precision or bool(words(artifact, "file")),
+            )
+        )
+    int8 = section(record, "parity", "int8")
+    return DeploymentView(batches, rows, flag(int8, "delivered"), words(int8, "reason"))
+
+
+def _latency(
+    medians: dict[tuple[str | None, int | None], float | None], runtime: str, batch: int, compared: bool
+) -> tuple[float | None, float | None]:
+    """Return the median and how many times as fast as eager it is."""
+    value, eager = medians.get((runtime, batch)), medians.get(("pytorch eager", batch))
+    return value, eager / value if compared and value and eager else None
+
+
+@dataclass(frozen=True)
+class ParityRow:
+    """One comparison on one split."""
+
+    split: str
+    n: int | None
+    difference: float | None
+    relative: float | None
+    flips: int | None
+    ties: int | None
+    accuracy_a: float | None
+    accuracy_b: float | None
+    accuracy_difference: float | None
+    passed: bool | None
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """A layer and the error that INT8 brings at it."""
+
+    name: str
+    error: float | None
+    bar: Markup
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One artifact against PyTorch."""
+
+    key: str
+    rows: list[ParityRow]
+    passed: bool | None
+    delivered: bool | None
+    reason: str | None
+    stages: Markup | None
+    first_bad_stage: str | None
+    layers: list[LayerError]
+
+    @property
+    def verdict(self) -> bool | None:
+        """Whether the artifact is delivered, or where that was not recorded, whether it holds."""
+        return self.passed if self.delivered is None else self.delivered
+
+
+@dataclass(frozen=True)
+class ParityView:
+    """The parity section."""
+
+    fp32: Comparison | None
+    int8: Comparison | None
+    resize: list[tuple[str, Any]]
+
+    def comparisons(self) -> list[Comparison]:
+        """Return the comparisons that were made."""
+        return [found for found in (self.fp32, self.int8) if found is not None]
+
+
+def parity_view(record: dict[str, Any]) -> ParityView | None:
+    """Return the parity section, or ``None`` where no export was compared."""
+    parity = section(record, "parity")
+    if not parity:
+        return None
+    resize = [(key, value) for key, value in flatten(section(parity, "in_graph_resize")) if key]
+    return ParityView(_comparison(parity, "fp32"), _comparison(parity, "int8"), resize)
+
+
+def _comparison(parity: dict[str, Any], precision: str) -> Comparison | None:
+    found = section(parity, precision)
+    if not found:
+        return None
+    rows = [_parity_row(split, section(found, split)) for split in ("validation", "test") if section(found, split)]
+    decided = next((row.passed for row in rows if row.split == "validation"), None)
+    stages = [(str(row.get("stage")), number(row, "relative")) for row in table(found, "stages")]
+    known = [(stage, value) for stage, value in stages if value is not None]
+    drawn = dot_chart(known, limit=TOLERANCE, ident="stages-caption") if known and precision == "fp32" else None
+    return Comparison(
+        key="onnx_" + precision,
+        rows=rows,
+        passed=decided,
+        delivered=flag(found, "delivered"),
+        reason=words(found, "reason"),
+        stages=drawn,
+        first_bad_stage=words(found, "first_bad_stage"),
+        layers=_layer_errors(table(found, "layers")),
+    )
+
+
+def _parity_row(split: str, row: dict[str, Any]) -> ParityRow:
+    return ParityRow(
+        split=split,
+        n=whole(row, "n"),
+        difference=number(row, "max_abs_logit_difference"),
+        relative=number(row, "relative"),
+        flips=whole(row, "flips"),
+        ties=whole(row, "ties"),
+        accuracy_a=number(row, "accuracy_a"),
+        accuracy_b=number(row, "accuracy_b"),
+        accuracy_difference=number(row, "accuracy_difference"),
+        passed=flag(row, "passed"),
+    )
+
+
+def _layer_errors(rows: Sequence[dict[str, Any]]) -> list[LayerError]:
+    errors = [(str(row.get("layer")), number(row, "error")) for row in rows[:_MOST_LAYERS]]
+    largest = max((error for _, error in errors if error is not None), default=0.0)
+    return [LayerError(name, error, bar((error or 0.0) / largest if largest else 0.0, "bad")) for name, error in errors]
+
+
+@dataclass(frozen=True)
+class BenchmarkRow:
+    """One runtime at one batch size; times in milliseconds."""
+
+    runtime: str
+    precision: str | None
+    batch: int | None
+    median: float | None
+    p90: float | None
+    p99: float | None
+    speed: float | None
+
+
+@dataclass(frozen=True)
+class RatioRow:
+    """How many times as fast ``b`` is as ``a``, with the interval over paired repeats."""
+
+    a: str
+    b: str
+    batch: int | None
+    median: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class BenchmarkView:
+    """The benchmark section."""
+
+    threads: int | None
+    repeats: int | None
+    warmup: int | None
+    rows: list[BenchmarkRow]
+    charts: list[tuple[int, str, Markup]]
+    ratios: list[RatioRow]
+    fastest: BenchmarkRow | None
+    gain: float | None
+
+
+def benchmark_view(record: dict[str, Any]) -> BenchmarkView | None:
+    """Return the benchmark section, or ``None`` where nothing was measured."""
+    benchmark = section(record, "benchmark")
+    if not benchmark:
+        return None
+    settings = section(benchmark, "settings")
+    rows = [
+        BenchmarkRow(
+            runtime=str(row.get("runtime")),
+            precision=words(row, "precision"),
+            batch=whole(row, "batch"),
+            median=number(row, "median_ms"),
+            p90=number(row, "p90_ms"),
+            p99=number(row, "p99_ms"),
+            speed=number(row, "pictures_per_second"),
+        )
+        for row in table(benchmark, "rows")
+    ]
+    rows.sort(key=lambda row: row.batch or 0)
+    ratios = [
+        RatioRow(str(row.get("a")), str(row.get("b")), whole(row, "batch"), number(row, "median"), number(row, "low"),
+                 number(row, "high"))
+        for row in table(benchmark, "ratios")
+    ]
+    ratios.sort(key=lambda row: row.batch or 0)
+    threads = whole(benchmark, "threads")
+    single = [row for row in rows if row.batch == 1 and row.median]
+    fastest = min(single, key=lambda row: row.median or 0.0, default=None)
+    eager = next((row.median for row in single if row.runtime == "pytorch eager"), None)
+    return BenchmarkView(
+        threads=threads,
+        repeats=whole(settings, "repeats"),
+        warmup=whole(settings, "warmup"),
+        rows=rows,
+        charts=_latency_charts(rows),
+        ratios=ratios,
+        fastest=fastest,
+        gain=eager / fastest.median if eager and fastest and fastest.median and eager != fastest.median else None,
+    )
+
+
+def _latency_charts(rows: Sequence[BenchmarkRow]) -> list[tuple[int, str, Markup]]:
+    charts = []
+    for batch in sorted({row.batch for row in rows if row.batch is not None}):
+        bars = [
+            Latency(row.runtime, _STYLES.get(row.runtime, "speed"), row.median, row.p90, row.p99)
+            for row in rows
+            if row.batch == batch and row.median is not None
+        ]
+        if bars:
+            ident = f"latency-{batch}"
+            charts.append((batch, ident, latency_chart(bars, ident=ident)))
+    return charts
