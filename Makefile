@@ -38,7 +38,7 @@ data: setup
 	for name in mnist fashion-mnist cifar10; do $(BIN)/danlu data get $$name || exit; done
 
 proof: setup-test
-	$(BIN)/python -m danlu.proof
+	$(BIN)/python -m proof
 
 bench: setup data
 	$(BIN)/python -m benchmarks.main_job digits mnist fashion-mnist cifar10

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from danlu.core.errors import CheckFailed, InputError
 from danlu.core.log import logger
-from danlu.core.records import RunFolder, open_run_folder
+from danlu.core.records import RunFolder, check_free, open_run_folder
 
 if TYPE_CHECKING:
     from danlu.data.load import Data
     from danlu.tasks.trained import Trained
 
-__all__ = ["Stages", "data_of", "finish", "resume", "run"]
+__all__ = ["Stages", "begin", "bench_run", "data_of", "evaluate_any", "export_run", "finish", "resume", "run"]
 
 
 class Stages:
@@ -76,27 +76,61 @@ def run(
         CheckFailed: the export is out of tolerance; the report says where.
         Stopped: stopped by a signal; ``resume`` goes on.
     """
-    from danlu.data.load import load_data
-    from danlu.train import train
+    stages = Stages(total=7)
+    folder, data = begin(
+        source,
+        stages,
+        model=model,
+        recipe=recipe,
+        overrides=overrides,
+        out=out,
+        seed=seed,
+        device=device,
+        threads=threads,
+        weights=weights,
+        download=download,
+        requested={**(requested or {}), "verb": "run", "int8": int8},
+    )
+    return finish(folder, data, stages, int8=int8, threads=threads)
 
-    stages = Stages(total=8)
+
+def begin(
+    source: str | Path,
+    stages: Stages,
+    *,
+    model: str = "auto",
+    recipe: str | None = None,
+    out: Path | None = None,
+    seed: int = 0,
+    weights: Path | None = None,
+    download: bool = False,
+    **training: Any,
+) -> tuple[RunFolder, Data]:
+    """Load the data and train on it: the main job up to the trained network, and all of ``danlu train``.
+
+    What is wrong with the request alone is found before the pictures of a large folder are read.
+
+    Returns:
+        the run folder and the data.
+    """
+    from danlu.data.load import load_data
+    from danlu.models import MODELS
+    from danlu.train.recipes import RECIPES
+
+    if model != "auto":
+        MODELS.check(model, "--model")
+    if recipe is not None:
+        RECIPES.check(recipe, "--recipe")
+    if weights is not None and not weights.is_file():
+        raise InputError("no such file", where=str(weights), mend="give a .safetensors or .pth file to --weights")
+    check_free(out)
     with stages.stage("data", f"check and split {source}"):
         data = load_data(source, seed=seed, download=download)
-    asked = {**(requested or {}), "verb": "run", "int8": int8}
+    from danlu.train import train
+
     with stages.stage("train", "train"):
-        folder = train(
-            data,
-            model=model,
-            recipe=recipe,
-            overrides=overrides,
-            out=out,
-            seed=seed,
-            device=device,
-            threads=threads,
-            weights=weights,
-            requested=asked,
-        )
-    return finish(folder, data, stages, int8=int8, threads=threads)
+        folder = train(data, model=model, recipe=recipe, out=out, seed=seed, weights=weights, **training)
+    return folder, data
 
 
 def finish(
@@ -114,7 +148,7 @@ def finish(
     failure: CheckFailed | None = None
     with folder.locked():
         trained = open_trained(folder.path)
-        _measure(trained, data, stages)
+        _measure(trained, data, stages, threads)
         try:
             _deploy(trained, data, stages, int8=int8, threads=threads)
         except CheckFailed as error:
@@ -127,16 +161,15 @@ def finish(
     return folder
 
 
-def _measure(trained: Trained, data: Data, stages: Stages) -> None:
-    from danlu.analyze import analyze
+def _measure(trained: Trained, data: Data, stages: Stages, threads: int | None) -> None:
+    from danlu.analyze import analyze_run
     from danlu.evaluate import evaluate
 
     with stages.stage("evaluate", "evaluate on the validation and test splits"):
         for split in ("validation", "test"):
             evaluate(trained, data, split)
     with stages.stage("analyze", "analyze"):
-        analysis = analyze(trained.model, trained.input_shape)
-        trained.run.update_record(analysis=analysis.to_record())
+        analyze_run(trained.run.path, trained=trained, threads=threads)
 
 
 def _deploy(trained: Trained, data: Data, stages: Stages, *, int8: bool | None, threads: int | None) -> None:
@@ -144,9 +177,69 @@ def _deploy(trained: Trained, data: Data, stages: Stages, *, int8: bool | None, 
     from danlu.deploy.export import export
 
     with stages.stage("export", "export, quantise and prove parity"):
-        export(trained, data, int8=int8)
+        export(trained, data, int8=int8, threads=threads)
     with stages.stage("benchmark", "benchmark"):
         bench(trained, data, threads=threads)
+
+
+def evaluate_any(model: Path, source: str, split: str = "test", *, seed: int = 0) -> dict[str, Any]:
+    """Evaluate a run folder or an artifact on one split of a data set; a run's record and report are written anew.
+
+    Raises:
+        InputError: the model or the data cannot be opened, or do not fit together.
+    """
+    from danlu.data.load import load_data
+    from danlu.evaluate import Predictor, evaluate
+    from danlu.report import build_report
+
+    if model.is_file():
+        from danlu.deploy.subjects import open_subject
+
+        subject = open_subject(model)
+        predictor = Predictor(subject.name, subject.classes, subject.size, subject.channels, subject.logits)
+        return evaluate(model, load_data(source, seed=seed), split, predictor=predictor)
+    folder = open_run_folder(model)
+    with folder.locked():
+        found = evaluate(model, load_data(source, seed=seed), split)
+        build_report(folder)
+    return found
+
+
+def export_run(path: Path, *, int8: bool | None = None) -> dict[str, Any]:
+    """Export a run folder on the data it was trained on; return its record, and write its report anew.
+
+    Raises:
+        InputError: no run folder, or its data has changed.
+        CheckFailed: the export is out of tolerance, or INT8 was demanded and does not hold.
+    """
+    from danlu.deploy.export import export
+    from danlu.report import build_report
+    from danlu.tasks.trained import open_trained
+
+    folder = open_run_folder(path)
+    with folder.locked():
+        try:
+            export(open_trained(path), data_of(folder), int8=int8)
+        finally:
+            build_report(folder)
+    return folder.read_record()
+
+
+def bench_run(path: Path, *, threads: int | None = None) -> dict[str, Any]:
+    """Benchmark a run folder and its artifacts; return the record's section, and write the report anew.
+
+    Raises:
+        InputError: no run folder, or its data has changed.
+    """
+    from danlu.deploy.benchmark import bench
+    from danlu.report import build_report
+    from danlu.tasks.trained import open_trained
+
+    folder = open_run_folder(path)
+    with folder.locked():
+        measured: dict[str, Any] = bench(open_trained(path), data_of(folder), threads=threads)
+        build_report(folder)
+    return measured
 
 
 def data_of(folder: RunFolder) -> Data:
@@ -179,7 +272,7 @@ def resume(path: Path, *, threads: int | None = None) -> RunFolder:
 
     folder = open_run_folder(path)
     requested = folder.read_config()["requested"]
-    stages = Stages(total=8 if requested.get("verb") == "run" else 1)
+    stages = Stages(total=7 if requested.get("verb") == "run" else 1)
     with stages.stage("train", f"resume {path}"):
         resume_training(path)
     if requested.get("verb") != "run":

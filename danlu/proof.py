@@ -266,16 +266,17 @@ def check_models(names: Iterable[str] | None = None, *, onnx: bool = True) -> li
 
 def _check(variant: Variant, onnx: bool) -> dict[str, Any]:
     checks = {}
-    for name, check in CHECKS.items():
-        if name == "onnx" and not onnx:
-            continue
-        try:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
+    with torch.random.fork_rng(devices=[]):  # building networks draws; the caller's generator stays as it is
+        for name, check in CHECKS.items():
+            if name == "onnx" and not onnx:
+                continue
+            torch.manual_seed(0)
+            try:
                 check(variant)
-            checks[name] = "ok"
-        except Exception as error:  # a model that crashes a check has failed it; the row says how
-            checks[name] = str(error) if isinstance(error, CheckFailed) else f"{type(error).__name__}: {error}"
+                checks[name] = "ok"
+            except Exception as error:  # a model that crashes a check has failed it; the row says how
+                checks[name] = str(error) if isinstance(error, CheckFailed) else f"{type(error).__name__}: {error}"
+        stages = _stage_rows(variant)
     failed = {name: why for name, why in checks.items() if why != "ok"}
     return {
         "model": variant.name,
@@ -283,7 +284,7 @@ def _check(variant: Variant, onnx: bool) -> dict[str, Any]:
         "why": "; ".join(f"{name}: {why}" for name, why in failed.items()),
         "parameters": variant.parameters,
         "macs": variant.macs,
-        "stages": _stage_rows(variant),
+        "stages": stages,
         "checks": checks,
         "source_hash": sha256_file(Path(str(_module(variant).__file__))),
     }

@@ -13,11 +13,11 @@ def _width(text: str) -> int:
     return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
-def _clean(value: Any) -> str:
+def _clean(value: Any, limit: int | None = 60) -> str:
     text = figure(value)
     # Names come from users' folders: a control character must not reach the terminal.
     text = "".join(letter if letter.isprintable() else "�" for letter in text)
-    return text if len(text) <= 60 else text[:59] + "…"
+    return text if limit is None or len(text) <= limit else text[: limit - 1] + "…"
 
 
 def figure(value: Any) -> str:
@@ -41,11 +41,15 @@ def percent(result: Mapping[str, Any]) -> str:
     return text
 
 
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Return rows as aligned columns under a rule; numbers to the right, 中文 counted as two cells."""
     cells = [list(columns), *([_clean(value) for value in row] for row in rows)]
     widths = [max(_width(row[i]) for row in cells) for i in range(len(columns))]
-    right = [bool(rows) and all(isinstance(row[i], int | float | None) for row in rows) for i in range(len(columns))]
+    right = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(columns))]
 
     def line(row: Sequence[str]) -> str:
         padded = [
@@ -57,10 +61,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join([line(cells[0]), "  ".join("─" * width for width in widths), *(line(row) for row in cells[1:])])
 
 
-def pairs(document: Mapping[str, Any]) -> str:
-    """Return a flat mapping as two aligned columns."""
-    width = max((_width(str(key)) for key in document), default=0)
-    return "\n".join(f"{key}{' ' * (width - _width(str(key)))}  {_clean(value)}" for key, value in document.items())
+def pairs(document: Mapping[str, Any], width: int | None = 100) -> str:
+    """Return a flat mapping as two aligned columns, values cut to ``width`` characters (None: not cut)."""
+    keys = max((_width(str(key)) for key in document), default=0)
+    return "\n".join(
+        f"{key}{' ' * (keys - _width(str(key)))}  {_clean(value, width)}" for key, value in document.items()
+    )
 
 
 def rows(records: Sequence[Mapping[str, Any]]) -> str:

@@ -103,7 +103,8 @@ def analyze(
         return _analyze_trained(open_trained(model), input, threads=threads, repeats=repeats, timed=timed)
     if isinstance(model, str):
         name = model
-        module: nn.Module = create_model(name)
+        with torch.random.fork_rng(devices=[]):
+            module: nn.Module = create_model(name)
         shape = input or (1, *MODELS.index[name]["input"])
     else:
         name, module = type(model).__name__, model

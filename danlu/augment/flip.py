@@ -15,7 +15,7 @@ __all__ = ["Flip"]
 class Flip(Geometric):
     """Mirror left to right. Not for digits and letters, whose mirror image is another sign."""
 
-    probability: float = Field(0.5, ge=0.0, le=1.0)
+    probability: float = Field(default=0.5, ge=0.0, le=1.0)
 
     def draw(self, draws: Draws, sizes: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return matrices [B, 3, 3] that mirror a share of the pictures: x' = W - x."""

@@ -15,7 +15,7 @@ __all__ = ["PadCrop"]
 class PadCrop(Geometric):
     """Shift by up to ``padding`` whole pixels each way; what comes from outside is 0."""
 
-    padding: int = Field(4, ge=1, le=1024)
+    padding: int = Field(default=4, ge=1, le=1024)
 
     def draw(self, draws: Draws, sizes: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return matrices [B, 3, 3] that shift by whole pixels in [-padding, padding], all equally likely."""

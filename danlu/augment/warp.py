@@ -88,7 +88,7 @@ def _gather(
 
 def _offsets(shift: NDArray[np.float64], mirrored: NDArray[np.bool_], length: int) -> NDArray[np.int64]:
     offsets = np.where(mirrored, shift - length, -shift)
-    return np.rint(offsets.clip(-length, length)).astype(np.int64)
+    return np.asarray(np.rint(offsets.clip(-length, length)), dtype=np.int64)
 
 
 def _copy_windows(

@@ -16,12 +16,15 @@ import ipaddress
 import os
 import shutil
 import socket
+import ssl
 import subprocess
+import threading
 import time
 import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from danlu.core.errors import InputError
 from danlu.core.files import temporary_name
@@ -39,6 +42,10 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 
 class _Restart(Exception):
     """The server does not continue the partial file: begin again from byte 0."""
+
+
+class _WrongContent(InputError):
+    """The file is whole but another one than expected."""
 
 
 def is_offline() -> bool:
@@ -66,7 +73,7 @@ def verify_checksum(path: Path, checksum: str) -> None:
         found = hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
     if found != expected:
         page = " (it is an HTML page)" if start.startswith((b"<!doctype html", b"<html")) else ""
-        raise InputError(f"{algorithm} is {found}, expected {expected}{page}", where=str(path))
+        raise _WrongContent(f"{algorithm} is {found}, expected {expected}{page}", where=str(path))
 
 
 def _checked_url(url: str) -> urllib.parse.SplitResult:
@@ -81,12 +88,40 @@ def _checked_url(url: str) -> urllib.parse.SplitResult:
 
 def _public_addresses(host: str, port: int) -> list[str]:
     """Resolve ``host`` and return its addresses, all of which must be public."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in _resolve(host, port)))
     for address in addresses:
         if not _is_public(address):
             raise InputError(f"leads to {address}, which is no public address", where=host)
     return addresses
+
+
+def _resolve(host: str, port: int) -> list[Any]:
+    """Look a name up, waiting no longer than for a connection: a resolver without a network may hang for minutes."""
+    found: list[Any] = []
+    failures: list[OSError] = []
+
+    def look_up() -> None:
+        try:
+            found.extend(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except OSError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=look_up, daemon=True)
+    thread.start()
+    thread.join(CONNECT_SECONDS)
+    if failures:
+        raise failures[0]
+    if thread.is_alive() or not found:
+        raise TimeoutError(f"{host} was not resolved in {CONNECT_SECONDS:.0f} s")
+    return found
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
 
 
 def _is_public(address: str) -> bool:
@@ -100,14 +135,12 @@ class _CheckedConnection(http.client.HTTPSConnection):
     """An https connection to the very address that was checked, so that a second look-up cannot change it."""
 
     def connect(self) -> None:
-        if self._tunnel_host is None:  # type: ignore[attr-defined]
-            addresses = _public_addresses(self.host, self.port)
-            self._create_connection = lambda _address, *rest: _connect_any(addresses, self.port, *rest)
-        super().connect()
+        plain = _connect_any(_public_addresses(self.host, self.port), self.port)
+        self.sock = ssl.create_default_context().wrap_socket(plain, server_hostname=self.host)
         self.sock.settimeout(READ_SECONDS)
 
 
-def _connect_any(addresses: Sequence[str], port: int, *rest: object) -> socket.socket:
+def _connect_any(addresses: Sequence[str], port: int) -> socket.socket:
     failure: OSError | None = None
     for address in addresses:
         try:
@@ -120,16 +153,14 @@ def _connect_any(addresses: Sequence[str], port: int, *rest: object) -> socket.s
 def _connection(host: str, port: int) -> http.client.HTTPConnection:
     """Return an unopened connection, through the proxy the user's environment names, if any."""
     proxy = urllib.request.getproxies().get("https")
-    if proxy and not urllib.request.proxy_bypass(host):
-        parts = urllib.parse.urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-        if parts.hostname:
-            with contextlib.suppress(ValueError):  # a name, not an address: only the proxy can resolve it
-                if not _is_public(host):
-                    raise InputError(f"leads to {host}, which is no public address", where=host)
-            tunnel = _CheckedConnection(parts.hostname, parts.port or 8080, timeout=CONNECT_SECONDS)
-            tunnel.set_tunnel(host, port)
-            return tunnel
-    return _CheckedConnection(host, port, timeout=CONNECT_SECONDS)
+    if not proxy or urllib.request.proxy_bypass(host):
+        return _CheckedConnection(host, port)
+    if _is_address(host) and not _is_public(host):  # what a name leads to, only the proxy can tell
+        raise InputError(f"leads to {host}, which is no public address", where=host)
+    parts = urllib.parse.urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    tunnel = http.client.HTTPSConnection(parts.hostname or "", parts.port or 8080, timeout=READ_SECONDS)
+    tunnel.set_tunnel(host, port)
+    return tunnel
 
 
 def _open(url: str, begin: int) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
@@ -211,21 +242,24 @@ def download(url: str, target: Path, *, checksum: str, limit: int, title: str | 
     _require_online(url)
     partial = target.with_name(target.name + ".part")
     name = title or target.name
+    resumed = partial.exists()
     try:
         try:
             _receive(url, partial, limit, name)
-        except _Restart:
+            verify_checksum(partial, checksum)
+        except (_Restart, _WrongContent):
             partial.unlink(missing_ok=True)
-            _receive(url, partial, limit, name)
-    except (OSError, http.client.HTTPException, ValueError, _Restart) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"cannot be fetched ({_reason(error)})", where=url) from error
-    try:
-        verify_checksum(partial, checksum)
-    except InputError as error:
-        partial.unlink()
+            if not resumed:
+                raise
+            _receive(url, partial, limit, name)  # what was continued was another file: begin again
+            verify_checksum(partial, checksum)
+    except _WrongContent as error:
+        partial.unlink(missing_ok=True)
         raise InputError(error.what, where=url, mend="try again, or use another source") from None
+    except InputError:
+        raise
+    except (OSError, http.client.HTTPException, ValueError, _Restart) as error:
+        raise InputError(f"cannot be fetched ({_reason(error)})", where=url) from error
     os.replace(partial, target)
     return target
 
@@ -290,8 +324,8 @@ def npm_package(name: str, version: str, folder: Path, *, checksum: str) -> Path
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     try:
-        command = ["npm", "pack", f"{name}@{version}", "--ignore-scripts", "--silent", "--pack-destination", str(work)]
-        _run_client(command, folder, what)
+        command = ["npm", "pack", f"{name}@{version}", "--ignore-scripts", "--silent"]
+        _run_client(command, work, what)
         return _adopt(work, ".tgz", target, checksum, what)
     finally:
         shutil.rmtree(work, ignore_errors=True)

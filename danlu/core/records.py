@@ -17,7 +17,7 @@ from typing import Any
 from danlu.core import files
 from danlu.core.errors import InputError
 
-__all__ = ["SCHEMA", "RunFolder", "check_schema", "new_run_folder", "open_run_folder", "result"]
+__all__ = ["SCHEMA", "RunFolder", "check_free", "check_schema", "new_run_folder", "open_run_folder", "result"]
 
 SCHEMA = 1
 
@@ -99,22 +99,30 @@ class RunFolder:
             yield
 
 
+def check_free(out: Path | None) -> None:
+    """Refuse an ``--out`` that holds something or cannot be written, before work begins.
+
+    Raises:
+        InputError: it does.
+    """
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(
+            "exists and is not empty", where=str(out), mend="give another --out, or resume it: danlu resume RUN"
+        )
+    files.check_writable(Path("runs") if out is None else out)
+
+
 def new_run_folder(out: Path | None, data_name: str, model_name: str) -> RunFolder:
     """Create a fresh run folder: ``out``, or ``./runs/<data>-<model>-<n>`` with the first free ``n``.
 
     Raises:
         InputError: ``out`` exists and is not empty, or cannot be written.
     """
+    check_free(out)
     if out is not None:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise InputError(
-                "exists and is not empty", where=str(out), mend="give another --out, or resume it: danlu resume RUN"
-            )
-        files.check_writable(out)
         out.mkdir(parents=True, exist_ok=True)
         return RunFolder(out)
     parent = Path("runs")
-    files.check_writable(parent)
     parent.mkdir(exist_ok=True)
     stem = f"{files.slug(data_name)}-{files.slug(model_name)}"
     number = 1

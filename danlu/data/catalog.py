@@ -291,7 +291,7 @@ def _waited_lock(folder: Path, name: str) -> Iterator[None]:
 
 
 def get(name: str) -> Path:
-    """Fetch a catalogue data set unless it is there, and return the folder it lies in.
+    """Fetch a catalogue data set unless it is there and whole, and return the folder it lies in.
 
     The sources are tried in order; a cut download is continued by the next call.
 
@@ -300,7 +300,7 @@ def get(name: str) -> Path:
     """
     found = entry(name)
     target = _folder(found)
-    if is_present(name):
+    if is_present(name) and _is_whole(found):
         return target
     if is_offline():
         what = f"data set {name!r} is not on this machine and DANLU_OFFLINE forbids the network"
@@ -308,13 +308,25 @@ def get(name: str) -> Path:
     check_writable(target.parent)
     target.parent.mkdir(parents=True, exist_ok=True)
     with _waited_lock(target.parent, name):
-        if not is_present(name):
+        if not is_present(name) or not _is_whole(found):
             check_space(target.parent, found.bytes)
             work = cache_home() / "downloads" / name
             work.mkdir(parents=True, exist_ok=True)
-            FORMATS.get(found.form).write(_from_any_source(found, work), target)
+            splits = _from_any_source(found, work)
+            shutil.rmtree(target, ignore_errors=True)  # what was there is not the data set
+            FORMATS.get(found.form).write(splits, target)
             shutil.rmtree(work, ignore_errors=True)
     return target
+
+
+def _is_whole(found: Entry) -> bool:
+    """Return whether what lies there has the pinned hash; says so when it has not."""
+    try:
+        check_hash(found.name, content_hash(read(found.name)))
+    except InputError as error:
+        logger.warning("%s", error)
+        return False
+    return True
 
 
 def _from_any_source(found: Entry, work: Path) -> dict[str, Dataset]:

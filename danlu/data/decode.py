@@ -7,7 +7,7 @@ Every picture becomes uint8 [H, W, C] with C = 1 (grey) or 3 (RGB), turned uprig
 | 1 bit | 0 or 255 |
 | 8-bit grey, RGB | as it is; a 48-bit RGB file keeps the high byte of each value |
 | palette | its colours |
-| alpha or transparent colour | blended over white |
+| alpha or transparent colour | blended over white (a transparent level of 16-bit grey is not looked at) |
 | 16-bit grey | round(v · 255 / 65535): the full range, whatever the picture's own brightest value |
 | 32-bit integer | like 16-bit; a value outside 0…65535 is an error |
 | float | in [0, 1]: round(v · 255); else in [0, 255]: round(v); anything else, or NaN, is an error |
@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from danlu.core.errors import InputError
+from danlu.data.names import text_of
 
 __all__ = [
     "MAX_BYTES",
@@ -84,8 +85,19 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION = 0x0112
-# What Pillow raises for damaged files, plugin by plugin.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError, TypeError, KeyError)
+# What Pillow raises for damaged files, plugin by plugin (warnings where a user turns them into errors).
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    IndexError,
+    TypeError,
+    KeyError,
+    Warning,
+)
 _init_lock = threading.Lock()
 
 
@@ -115,7 +127,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def _where(source: Path | bytes, name: str | None) -> str:
-    return name or (str(source) if isinstance(source, Path) else "picture")
+    return name or (text_of(source) if isinstance(source, Path) else "picture")
 
 
 def _read(source: Path | bytes, where: str) -> bytes:
@@ -198,18 +210,16 @@ def _plain(image: Image.Image, where: str) -> Image.Image:
     """Return the picture in mode L or RGB."""
     if image.mode in ("L", "RGB") and "transparency" not in image.info:
         return image
-    if image.mode == "1":
-        return image.convert("L")
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _deep_grey(np.asarray(image), where)
     if image.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info:
-        grey = image.mode in ("LA", "La", "L")
+        grey = image.mode in ("LA", "La", "L", "1")
         opaque = Image.new("RGBA", image.size, (255, 255, 255, 255))
         opaque.alpha_composite(image.convert("LA").convert("RGBA") if grey else image.convert("RGBA"))
         return opaque.convert("L" if grey else "RGB")
     if image.mode == "LAB":
         return _lab_to_rgb(image)
-    return image.convert("RGB")
+    return image.convert("L" if image.mode == "1" else "RGB")
 
 
 def _lab_to_rgb(image: Image.Image) -> Image.Image:

@@ -104,18 +104,14 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether every picture can be used, every class has some, and no picture stands in two splits."""
-        return not self.corrupt and not self.empty_classes and not self.duplicates.across and len(self.classes) > 1
+        """Whether every picture can be used, and there are two classes or more, all with pictures to learn from."""
+        return not self.corrupt and not self.empty_classes and len(self.classes) > 1
 
     @property
     def empty_classes(self) -> list[str]:
-        """Classes without a usable picture in some split, as ``split/class``."""
-        return [
-            f"{part}/{name}"
-            for part, counts in self.counts.items()
-            for name, count in zip(self.classes, counts, strict=True)
-            if not count
-        ]
+        """Classes without a usable picture to learn from."""
+        counts = self.counts.get("train", self.counts.get("all", [0] * len(self.classes)))
+        return [name for name, count in zip(self.classes, counts, strict=True) if not count]
 
     def to_record(self) -> dict[str, Any]:
         """Return the whole report as a JSON document."""

@@ -39,10 +39,11 @@ def existing_folder(path: Path) -> Path:
     except PermissionError:
         raise InputError("may not be read", where=text_of(path), mend="ask its owner for the right to read") from None
     except OSError as error:
-        raise InputError(f"cannot be opened ({error.strerror or error})", where=text_of(path)[:200]) from None
+        what = f"cannot be opened ({error.strerror or error})"
+        raise InputError(what, where=text_of(path)[:200], mend="check the path") from None
     parent, name = path, path.name
     while not parent.is_dir() and parent.parent != parent:
         parent, name = parent.parent, parent.name
     beside = [text_of(entry.name) for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
     nearest = [text_of(parent / entry) for entry in nearest_names(text_of(name), beside)]
-    raise InputError("no such folder", where=text_of(path), nearest=nearest, mend="check the spelling of the path")
+    raise InputError("no such folder", where=text_of(path)[:400], nearest=nearest, mend="check the spelling of the path")

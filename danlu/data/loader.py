@@ -1,9 +1,10 @@
-"""Pictures by index: gathered from one array where they are in memory, decoded ahead in threads where they are files."""
+"""Pictures by index: gathered from one array where they are in memory, decoded ahead in threads where they are not."""
 
 from __future__ import annotations
 
 import collections
 import itertools
+import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -45,13 +46,12 @@ class Loader:
         self.picture_shape = (*size, channels)
         self._labels = dataset.labels
         self._whole = _resident(dataset, size, channels, cache_bytes)
-        self._kept: Pictures | None = None
-        self._filled = np.zeros(0, dtype=bool)
-        if self._whole is None:
-            room = min(len(dataset), cache_bytes // int(np.prod(self.picture_shape)))
-            self._kept = np.empty((room, *self.picture_shape), np.uint8)
-            self._filled = np.zeros(room, dtype=bool)
-        self._pool: ThreadPoolExecutor | None = None
+        room = 0 if self._whole is not None else min(len(dataset), cache_bytes // math.prod(self.picture_shape))
+        self._kept = np.empty((room, *self.picture_shape), np.uint8)
+        self._filled = np.zeros(room, dtype=bool)
+        self._pool = ThreadPoolExecutor(
+            threads, thread_name_prefix="danlu-decode"
+        )  # no thread starts before it is used
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -59,9 +59,7 @@ class Loader:
     @property
     def array(self) -> Pictures | None:
         """All pictures, uint8 [N, h, w, C], when they are in memory; else None."""
-        if self._whole is not None:
-            return self._whole
-        if self._kept is not None and len(self._kept) == len(self.dataset) and self._filled.all():
+        if self._whole is None and len(self._kept) == len(self.dataset) and self._filled.all():
             self._whole = self._kept
         return self._whole
 
@@ -75,49 +73,37 @@ class Loader:
         Raises:
             InputError: a file that cannot be decoded; it is named.
         """
-        if self._whole is not None:
-            return np.take(self._whole, indices, axis=0)
+        if self.array is not None:
+            return np.take(self.array, indices, axis=0)
         batch = np.empty((len(indices), *self.picture_shape), np.uint8)
         self._fill(np.asarray(indices, dtype=np.int64), batch)
         return batch
 
     def _fill(self, indices: Indices, batch: Pictures) -> None:
         """Copy what is kept into ``batch`` and decode the rest, in threads where that pays."""
-        assert self._kept is not None
-        kept = (
-            (indices < len(self._kept)) & self._filled[np.minimum(indices, max(len(self._kept) - 1, 0))]
-            if len(self._kept)
-            else np.zeros(len(indices), dtype=bool)
-        )
-        places = np.flatnonzero(kept)
-        batch[places] = self._kept[indices[places]]
-        missing = np.flatnonzero(~kept).tolist()
-        wanted = indices.tolist()
+        room = indices < len(self._kept)
+        known = np.zeros(len(indices), dtype=bool)
+        known[room] = self._filled[indices[room]]
+        batch[known] = self._kept[indices[known]]
 
         def one(place: int) -> None:
-            index = wanted[place]
-            batch[place] = self._decode(index)
-            if self._kept is not None and index < len(self._kept):
-                self._kept[index] = batch[place]
-                self._filled[index] = True
+            batch[place] = self._decode(int(indices[place]))
+            if room[place]:
+                self._kept[indices[place]] = batch[place]
+                self._filled[indices[place]] = True
 
+        missing = np.flatnonzero(~known).tolist()
         if self.threads == 1 or len(missing) < 2:
             for place in missing:
                 one(place)
-            return
-        for _ in self._threads().map(one, missing):
-            pass
+        else:
+            collections.deque(self._pool.map(one, missing), maxlen=0)  # raises what a thread raised
 
     def _decode(self, index: int) -> Pictures:
         sample = self.dataset[index]
         if isinstance(sample.picture, Path):
-            return prepare(sample.picture, self.channels, self.size, name=str(sample.picture))
+            return prepare(sample.picture, self.channels, self.size)
         return fit(change_channels(sample.picture, self.channels), self.size)
-
-    def _threads(self) -> ThreadPoolExecutor:
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="danlu-decode")
-        return self._pool
 
     def prefetch(self, batches: Iterable[Indices], ahead: int = 2) -> Iterator[tuple[Indices, Pictures]]:
         """Yield (indices, pictures) of each batch in order, while the next ``ahead`` batches are being made.
@@ -145,10 +131,8 @@ class Loader:
                     future.cancel()
 
     def close(self) -> None:
-        """End the decoding threads; the next batch starts new ones."""
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
+        """End the decoding threads; the loader cannot decode after that."""
+        self._pool.shutdown()
 
 
 def _resident(dataset: Dataset, size: tuple[int, int], channels: int, cache_bytes: int) -> Pictures | None:

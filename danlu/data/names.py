@@ -34,7 +34,10 @@ def text_of(path: PurePath | str) -> str:
     ``\\xNN``. Separators become ``/``.
     """
     text = path.as_posix() if isinstance(path, PurePath) else path
-    return os.fsencode(text).decode("utf-8", errors="backslashreplace")
+    try:
+        return os.fsencode(text).decode("utf-8", errors="backslashreplace")
+    except UnicodeEncodeError:  # a text typed in, with letters the locale's file names cannot have
+        return text.encode("utf-8", errors="backslashreplace").decode()
 
 
 def quoted(name: str, limit: int = 60) -> str:

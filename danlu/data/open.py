@@ -60,7 +60,7 @@ def open_source(source: str | Path, *, download: bool = False) -> Opened:
     """
     if isinstance(source, str) and source in catalog.CATALOG:
         found = catalog.entry(source)
-        if download:
+        if download and not catalog.is_present(source):
             catalog.get(source)
         findings = inspect_arrays(source, found.form, catalog.read(source))
         catalog.check_hash(source, findings.report.hash)

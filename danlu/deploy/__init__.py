@@ -1,4 +1,4 @@
-"""From a trained network to one file that answers elsewhere as it does here: export, parity, runtimes, benchmark, predict.
+"""From a trained network to one file that answers elsewhere as it does here, with the proof that it does.
 
 Nothing is imported here, so that ``danlu.deploy.predict`` and ``danlu.deploy.runtimes`` stay free of torch.
 """

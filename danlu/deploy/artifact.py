@@ -1,7 +1,7 @@
 """What an artifact says about itself: the ``danlu.*`` metadata of its one ONNX file. Torch-free.
 
-Each key holds JSON. ``danlu.schema`` is read first: an artifact of a newer schema is refused. The file is self-contained;
-one that refers to data outside itself is refused, wherever that data lies.
+Each key holds JSON. ``danlu.schema`` is read first: an artifact of a newer schema is refused. The file is
+self-contained; one that refers to data outside itself is refused, wherever that data lies.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ class ArtifactInfo:
             InputError: entries are missing, are no JSON or have another type, or the schema is newer.
         """
         if _PREFIX + "schema" not in metadata:
-            raise InputError("is an ONNX file, but no artifact of this tool: it has no danlu.schema", where=where, mend=_MEND)
+            what = "is an ONNX file, but no artifact of this tool: it has no danlu.schema"
+            raise InputError(what, where=where, mend=_MEND)
         schema = _entry(metadata, "schema", int, where)
         if schema > SCHEMA:
             mend = "use a newer version of danlu"
@@ -171,7 +172,7 @@ def parse_model(data: bytes, where: str) -> onnx.ModelProto:
         InputError: no ONNX, no graph, a graph ONNX's own checker refuses, or tensors stored outside the file.
     """
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
         model = onnx.load_model_from_string(data)

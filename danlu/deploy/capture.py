@@ -108,8 +108,8 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             for category in (DeprecationWarning, FutureWarning, UserWarning):
-                # Attributed to their own modules, or to the standard library's that they call (copyreg, ast).
-                warnings.filterwarnings("ignore", category=category, module=r"(torch|onnxscript|onnx_ir|onnx|copyreg|ast)\b")
+                # Attributed to their own modules, or to those of the standard library that they call.
+                warnings.filterwarnings("ignore", category=category, module=r"(torch|onnx\w*|copyreg|ast)\b")
             yield
     finally:
         for log, level in zip(loggers, levels, strict=True):

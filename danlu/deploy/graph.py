@@ -1,4 +1,4 @@
-"""Surgery on ONNX graphs: fitting pictures of any size in front of a network, stable names, nothing of this machine in it.
+"""Surgery on ONNX graphs: fitting pictures of any size in front, stable names, nothing of this machine inside.
 
 Torch-free. Graphs are ``onnx.ModelProto``; functions return new ones and leave what they are given as it is, except
 where they say so.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 __all__ = ["Scale", "log_ticks", "tick_labels", "ticks", "whole_ticks"]
 
@@ -38,16 +39,18 @@ def whole_ticks(low: int, high: int, wanted: int = 6) -> list[int]:
     return [low, *(value for value in inside if value - low >= step / 2)]
 
 
-def log_ticks(low: float, high: float) -> list[float]:
-    """Return values of a logarithmic axis that enclose [low, high]: powers of ten, with 2 and 5 on short axes."""
+def log_ticks(low: float, high: float, *, decades: bool = False) -> list[float]:
+    """Return values of a logarithmic axis that enclose [low, high]: powers of ten, with 2 and 5 on short axes
+    unless ``decades`` alone are wanted.
+    """
     if low <= 0 or high < low:
         raise ValueError(f"a logarithmic axis needs 0 < low <= high, got {low} and {high}")
     first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
     if last <= first:
         last = first + 1
     powers = range(first, last + 1)
-    if last - first > 3:
-        step = math.ceil((last - first) / 6)
+    if decades or last - first > 3:
+        step = math.ceil((last - first) / 7)
         last = first + step * math.ceil((last - first) / step)
         return [10.0**power for power in range(first, last + 1, step)]
     values = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
@@ -58,7 +61,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 def tick_labels(values: Sequence[float]) -> list[str]:
     """Return the labels of ticks, all with as many decimals as the finest step needs."""
-    gaps = [abs(b - a) for a, b in zip(values, values[1:], strict=False)] or [abs(values[0]) or 1.0]
+    gaps = [abs(b - a) for a, b in pairwise(values)] or [abs(values[0]) or 1.0]
     smallest = min(gaps)
     places = 0 if smallest >= 1 else min(9, math.ceil(-math.log10(smallest) - 1e-9))
     return ["0" if value == 0 else f"{value:,.{places}f}" for value in values]

@@ -9,18 +9,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from markupsafe import Markup
 
 from danlu.report.axes import Scale, log_ticks, tick_labels, ticks, whole_ticks
-from danlu.report.figures import milliseconds, power_of_ten, svg_name
+from danlu.report.figures import milliseconds, power_of_ten, svg_name, width
 from danlu.report.text import both, both_svg
 
 __all__ = ["Latency", "Series", "dot_chart", "latency_chart", "line_chart", "thinned"]
 
-_WIDTH, _HEIGHT = 460, 264
-_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 62, 14, 34
+_WIDTH, _HEIGHT = 440, 256
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 66, 18, 28
 _MOST_POINTS = 400
+_LABEL = 16  # columns of a row's name
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ def thinned(points: Sequence[tuple[float, float]], most: int = _MOST_POINTS) -> 
     if len(points) <= most:
         return list(points)
     edges = [round(i * len(points) / most) for i in range(most + 1)]
-    runs = [points[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    runs = [points[a:b] for a, b in pairwise(edges)]
     return [(sum(x for x, _ in run) / len(run), sum(y for _, y in run) / len(run)) for run in runs]
 
 
@@ -49,8 +51,9 @@ def line_chart(
     ident: str,
     log: bool = False,
     bounds: tuple[float | None, float | None] = (None, None),
+    from_zero: bool = False,
     best: float | None = None,
-    tick_label: Callable[[Sequence[float]], list[str]] = tick_labels,
+    tick_label: Callable[[Sequence[float]], list[str]] | None = None,
 ) -> Markup:
     """Return a chart of lines over epochs with ticks, end labels, and values that appear on pointing or by ← →.
 
@@ -60,32 +63,33 @@ def line_chart(
         ident: the id of the caption that names the chart.
         log: logarithmic values (all positive).
         bounds: the least and the largest value the axis may show, where the quantity has such.
+        from_zero: the axis begins at zero, where differences are not to be magnified.
         best: the epoch to mark.
         tick_label: how ticks are written.
     """
     lines = [Series(s.key, s.style, thinned(s.points), s.faint) for s in series if s.points]
     everything = [y for line in lines for _, y in line.points]
-    marks = _value_ticks(everything, log, bounds)
+    marks = _value_ticks([0.0, *everything] if from_zero else everything, log, bounds)
     epochs = [x for line in lines for x, _ in line.points]
     last = max(epochs)
     x = Scale(0 if last <= 1 else min(1.0, *epochs), max(last, 1), _LEFT, _WIDTH - _RIGHT)
     y = Scale(marks[0], marks[-1], _HEIGHT - _BOTTOM, _TOP, log)
-    pieces = [_axes(x, y, marks, tick_label(marks))]
+    written = tick_label or ((lambda values: [power_of_ten(v) for v in values]) if log else tick_labels)
+    pieces = [_axes(x, y, marks, written(marks))]
     if best is not None:
         pieces.append(_best(x(best)))
     for line in sorted(lines, key=lambda s: not s.faint):
         pieces.append(_path(line, x, y))
     solid = [line for line in lines if not line.faint]
-    pieces.extend(_end_labels(solid, x, y, label))
+    if len(solid) > 1:
+        pieces.extend(_end_labels(solid, x, y, label))
     data = json.dumps(_readout(solid, x, y, label), ensure_ascii=False)
     frame = Markup(
         '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-labelledby="{}" tabindex="0" data-chart="{}">{}'
         '<g class="cursor" visibility="hidden"><line y1="{}" y2="{}"/></g></svg>'
     )
-    drawn = frame.format(
-        _WIDTH, _HEIGHT, ident, data, Markup("").join(pieces), _TOP, _HEIGHT - _BOTTOM
-    )
-    return _legend(lines) + drawn if len(lines) > 1 else drawn
+    drawn = frame.format(_WIDTH, _HEIGHT, ident, data, Markup("").join(pieces), _TOP, _HEIGHT - _BOTTOM)
+    return _legend(lines) + drawn
 
 
 def _value_ticks(values: Sequence[float], log: bool, bounds: tuple[float | None, float | None]) -> list[float]:
@@ -103,18 +107,22 @@ def _value_ticks(values: Sequence[float], log: bool, bounds: tuple[float | None,
 
 def _axes(x: Scale, y: Scale, marks: Sequence[float], labels: Sequence[str]) -> Markup:
     rows = [
-        Markup('<line class="grid" x1="{0}" x2="{1}" y1="{2}" y2="{2}"/><text class="tick" x="{3}" y="{4}">{5}</text>')
-        .format(x.start, x.end, y(mark), x.start - 8, y(mark) + 4, text)
+        Markup(
+            '<line class="grid" x1="{0}" x2="{1}" y1="{2}" y2="{2}"/><text class="tick" x="{3}" y="{4}">{5}</text>'
+        ).format(x.start, x.end, y(mark), x.start - 8, y(mark) + 4, text)
         for mark, text in zip(marks, labels, strict=True)
     ]
     base = y.start
     columns = [
-        Markup('<line class="axis" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/><text class="tick mid" x="{0}" y="{3}">{4}</text>')
-        .format(x(value), base, base + 4, base + 17, f"{value:,}")
+        Markup(
+            '<line class="axis" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/><text class="tick mid" x="{0}" y="{3}">{4}</text>'
+        ).format(x(value), base, base + 4, base + 20, f"{value:,}")
         for value in whole_ticks(round(x.low), round(x.high))
     ]
-    title = Markup('<line class="axis" x1="{}" x2="{}" y1="{}" y2="{}"/><text class="tick start epoch" x="{}" y="{}">{}</text>')
-    drawn = title.format(x.start, x.end, base, base, x.end + 12, base + 17, both_svg("epoch"))
+    title = Markup(
+        '<line class="axis" x1="{}" x2="{}" y1="{}" y2="{}"/><text class="tick epoch" x="{}" y="{}">{}</text>'
+    )
+    drawn = title.format(x.start, x.end, base, base, x.start - 12, base + 20, both_svg("epoch"))
     return Markup("").join([*rows, *columns, drawn])
 
 
@@ -162,39 +170,45 @@ def _legend(lines: Sequence[Series]) -> Markup:
         '<span data-key="{0}"><svg class="key" viewBox="0 0 24 8" aria-hidden="true">'
         '<line class="line {1}" x1="1" x2="23" y1="4" y2="4"/></svg>{2}</span>'
     )
-    entries = [
-        entry.format(line.key, line.style + (" faint" if line.faint else ""), both(line.key)) for line in lines
-    ]
+    entries = [entry.format(line.key, line.style + (" faint" if line.faint else ""), both(line.key)) for line in lines]
     return Markup('<div class="legend">{}</div>').format(Markup("").join(entries))
 
 
-def dot_chart(rows: Sequence[tuple[str, float]], *, limit: float | None, ident: str) -> Markup:
+def dot_chart(rows: Sequence[tuple[str, float | None]], *, limit: float | None, ident: str) -> Markup:
     """Return named positive values as dots on a logarithmic axis, with a dashed line at ``limit``.
 
-    A value of zero sits at the left end.
+    A value of zero sits at the left end; ``None`` is a value that was not finite, and is said in words.
     """
-    positive = [value for _, value in rows if value > 0] + ([limit] if limit else [])
-    marks = log_ticks(min(positive), max(positive)) if positive else [1e-7, 1e-6]
-    left, right, row_height, top = 112, 440, 22, 8
+    positive = [value for _, value in rows if value] + ([limit] if limit else [])
+    marks = log_ticks(min(positive), max(positive), decades=True) if positive else [1e-7, 1e-6]
+    left = 20 + round(7.2 * max(min(width(label), _LABEL) for label, _ in rows))
+    right, row_height, top = 420, 24, 8
     x = Scale(marks[0], marks[-1], left, right, log=True)
     bottom = top + row_height * len(rows)
     pieces = []
     for mark in marks:
-        line = Markup('<line class="grid" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/><text class="tick mid" x="{0}" y="{3}">{4}</text>')
+        line = Markup(
+            '<line class="grid" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/><text class="tick mid" x="{0}" y="{3}">{4}</text>'
+        )
         pieces.append(line.format(x(mark), top, bottom, bottom + 16, power_of_ten(mark)))
     if limit:
         line = Markup('<line class="limit" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>')
         pieces.append(line.format(x(limit), top - 4, bottom))
     for position, (label, value) in enumerate(rows):
         middle = top + row_height * (position + 0.5)
+        text = Markup('<text class="tick" x="{}" y="{}">{}</text>')
+        pieces.append(text.format(left - 10, middle + 4, svg_name(label, _LABEL)))
+        if value is None:
+            text = Markup('<text class="tick bad" x="{}" y="{}">{}</text>')
+            pieces.append(text.format(right, middle + 4, both_svg("not_finite")))
+            continue
         style = "bad" if limit and value > limit else "train"
         row = Markup(
-            '<text class="tick" x="{0}" y="{1}">{2}</text><line class="stem" x1="{3}" x2="{4}" y1="{5}" y2="{5}"/>'
-            '<circle class="dot {6}" cx="{4}" cy="{5}" r="4"/>'
+            '<line class="stem" x1="{0}" x2="{1}" y1="{2}" y2="{2}"/><circle class="dot {3}" cx="{1}" cy="{2}" r="4"/>'
         )
         where = x(value) if value > 0 else x.start
-        pieces.append(row.format(left - 10, middle + 4, svg_name(label, 16), left, where, middle, style))
-    frame = Markup('<svg class="chart" viewBox="0 0 460 {}" role="img" aria-labelledby="{}">{}</svg>')
+        pieces.append(row.format(left, where, middle, style))
+    frame = Markup('<svg class="chart" viewBox="0 0 440 {}" role="img" aria-labelledby="{}">{}</svg>')
     return frame.format(bottom + 24, ident, Markup("").join(pieces))
 
 
@@ -213,7 +227,7 @@ def latency_chart(rows: Sequence[Latency], *, ident: str) -> Markup:
     """Return bars from zero to the medians, with lines to the 90th percentile and ticks at the 99th."""
     longest = max(value for row in rows for value in (row.median, row.p90, row.p99) if value is not None)
     row_height, top = 44, 4
-    x = Scale(0.0, longest or 1.0, 1, 386)
+    x = Scale(0.0, longest or 1.0, 1, 366)
     pieces = []
     for position, row in enumerate(rows):
         text, middle = top + row_height * position + 13, top + row_height * position + 27
@@ -232,7 +246,9 @@ def latency_chart(rows: Sequence[Latency], *, ident: str) -> Markup:
             line = '<line class="whisker" x1="{0}" x2="{1}" y1="{2}" y2="{2}"/>'
             pieces.append(Markup(line).format(x(row.median), x(row.p90), middle))
         if row.p99 is not None:
-            line = '<line class="whisker" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>'
-            pieces.append(Markup(line).format(x(row.p99), middle - 5, middle + 5))
-    frame = Markup('<svg class="chart" viewBox="0 0 460 {}" role="img" aria-labelledby="{}">{}</svg>')
+            line = '<line class="whisker thin" x1="{0}" x2="{1}" y1="{2}" y2="{2}"/>'
+            pieces.append(Markup(line).format(x(row.median), x(row.p99), middle))
+            line = '<line class="whisker thin" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>'
+            pieces.append(Markup(line).format(x(row.p99), middle - 4, middle + 4))
+    frame = Markup('<svg class="chart" viewBox="0 0 440 {}" role="img" aria-labelledby="{}">{}</svg>')
     return frame.format(top + row_height * len(rows), ident, Markup("").join(pieces))

@@ -23,6 +23,7 @@ __all__ = [
     "power_of_ten",
     "ratio",
     "shape",
+    "share",
     "shorten",
     "significant",
     "size",
@@ -32,6 +33,7 @@ __all__ = [
 
 DASH = "–"
 _SPACE = "\u202f"  # narrow, unbreakable: a number and its unit stay together
+_JOINER = "\u2060"  # no line break after the dash of an interval
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _TITLE_LIMIT = 1000
 # Overrides of the writing direction would let a name rearrange the text around it.
@@ -71,7 +73,7 @@ def percent_range(low: float | None, high: float | None, n: float | None = None)
     if low is None or high is None:
         return DASH
     places = decimals(n)
-    return f"{100 * low:.{places}f}–{100 * high:.{places}f}{_SPACE}%"
+    return f"{100 * low:.{places}f}–{_JOINER}{100 * high:.{places}f}{_SPACE}%"
 
 
 def points(value: float | None, n: float | None = None) -> str:
@@ -140,9 +142,18 @@ def plain(value: object) -> str:
     return str(value)
 
 
+def share(value: float | None) -> str:
+    """Return a share as whole per cent; what is neither nothing nor all never reads ``0 %`` or ``100 %``."""
+    if value is None:
+        return DASH
+    if 0 < value < 0.005 or 0.995 <= value < 1:
+        return f"{'<' if value < 0.5 else '>'}{1 if value < 0.5 else 99}{_SPACE}%"
+    return f"{100 * value:.0f}{_SPACE}%"
+
+
 def power_of_ten(value: float) -> str:
-    """Return the label of a logarithmic axis: plain from 0.01 to 100, else ``10⁻⁵``, or ``2 × 10⁻⁵``."""
-    if 0.0099 < value < 101:
+    """Return the label of a logarithmic axis: plain from 0.001 to 1000, else ``10⁻⁵``, or ``2 × 10⁻⁵``."""
+    if 0.00099 < value < 1001:
         return significant(value, 1)
     mantissa, exponent = f"{value:.0e}".split("e")
     power = f"10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
@@ -198,7 +209,7 @@ def name(text: object, limit: int = 40) -> Markup:
     """
     if text is None:
         return Markup(DASH)
-    whole = str(text)
+    whole = str(text) or '""'
     short = shorten(whole, limit)
     if short == whole:
         return Markup("<bdi>{}</bdi>").format(short)

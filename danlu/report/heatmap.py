@@ -78,13 +78,23 @@ def heat_map(matrix: NDArray[np.int64], names: Sequence[str], *, ident: str) -> 
         text = Markup('<text class="tick" x="{}" y="{}">{}</text>')
         pieces.append(text.format(left - 8, top + cell * (r + 0.5) + 4, svg_name(name, limit)))
         for c, predicted in enumerate(names):
-            pieces.append(_cell(left + cell * c, top + cell * r, cell, int(matrix[r, c]), float(shares[r, c]),
-                                f"{shorten(name, 60)} → {shorten(predicted, 60)}", r == c))
+            pieces.append(
+                _cell(
+                    left + cell * c,
+                    top + cell * r,
+                    cell,
+                    int(matrix[r, c]),
+                    float(shares[r, c]),
+                    f"{shorten(name, 60)} → {shorten(predicted, 60)}",
+                    r == c,
+                )
+            )
     wide, high = left + cell * size + max(over, 2), top + cell * size + 2
     frame = Markup(
-        '<svg class="matrix" viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img" aria-labelledby="{2}">{3}</svg>'
+        '<svg class="matrix{4}" viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img" '
+        'aria-labelledby="{2}">{3}</svg>'
     )
-    return frame.format(wide, high, ident, Markup("").join(pieces))
+    return frame.format(wide, high, ident, Markup("").join(pieces), " fits" if wide <= 480 else "")
 
 
 def _column_name(x: float, y: float, name: str, limit: int, slanted: bool) -> Markup:
@@ -119,7 +129,7 @@ def thumbnail(matrix: NDArray[np.int64]) -> tuple[str, int]:
     diagonal = np.eye(len(matrix), dtype=bool)
     right = _pooled(np.where(diagonal, shares, 0.0))
     wrong = _pooled(np.where(diagonal, 0.0, shares))
-    strength = np.where(right > 0, right, np.where(wrong > 0, np.minimum(1.0, 0.15 + np.sqrt(wrong)), 0.0))
+    strength = np.where(right > 0, right, np.where(wrong > 0, np.minimum(1.0, 0.35 + np.sqrt(wrong)), 0.0))
     pixels = np.zeros((*strength.shape, 4), dtype=np.uint8)
     pixels[..., :3] = np.where((right > 0)[..., None], _CORRECT, _CONFUSED)
     pixels[..., 3] = np.round(255 * strength)

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from danlu.report.axes import Scale
 
-__all__ = ["bar", "interval", "profile", "stacked_bar"]
+__all__ = ["bar", "interval", "profile", "spot", "stacked_bar"]
 
 
 def bar(share: float | None, style: str = "") -> Markup:
@@ -40,7 +40,9 @@ def profile(values: Sequence[float]) -> Markup:
     wide = 720 / len(ordered)
     columns = [
         Markup('<rect class="fill train" x="{}" y="{}" width="{}" height="{}"/>').format(
-            round(i * wide, 2), round(90 - 84 * v / most, 2), round(max(wide - (1 if wide > 3 else 0), 0.2), 2),
+            round(i * wide, 2),
+            round(90 - 84 * v / most, 2),
+            round(max(wide - (1 if wide > 3 else 0), 0.2), 2),
             round(84 * v / most, 2),
         )
         for i, v in enumerate(ordered)
@@ -52,13 +54,31 @@ def profile(values: Sequence[float]) -> Markup:
 
 
 def interval(value: float, low: float, high: float) -> Markup:
-    """Return a share with its interval as a dot on a whisker, on an axis that ends at 100 %."""
-    reach = max(high - low, 0.002)
-    start = max(0.0, low - 0.8 * reach)
-    end = min(1.0, high + 0.8 * reach)
-    x = Scale(start, end, 4, 196)
+    """Return a share with its interval as a dot on a whisker, on an axis from a round share to 100 %."""
+    start = _round_start(low)
+    x = Scale(start, 1.0, 5, 195)
     return Markup(
-        '<svg class="interval" viewBox="0 0 200 16" aria-hidden="true"><line class="rail" x1="4" x2="196" y1="8" y2="8"/>'
-        '<line class="whisker" x1="{0}" x2="{1}" y1="8" y2="8"/><line class="whisker" x1="{0}" x2="{0}" y1="3" y2="13"/>'
-        '<line class="whisker" x1="{1}" x2="{1}" y1="3" y2="13"/><circle class="point" cx="{2}" cy="8" r="4.5"/></svg>'
-    ).format(x(low), x(high), x(value))
+        '<svg class="interval" viewBox="0 0 200 30" aria-hidden="true">'
+        '<line class="rail" x1="5" x2="195" y1="8" y2="8"/>'
+        '<line class="rail" x1="5" x2="5" y1="4" y2="12"/><line class="rail" x1="195" x2="195" y1="4" y2="12"/>'
+        '<line class="whisker" x1="{0}" x2="{1}" y1="8" y2="8"/><circle class="point" cx="{2}" cy="8" r="4.5"/>'
+        '<text x="5" y="26">{3}</text><text class="tick" x="195" y="26">100</text></svg>'
+    ).format(x(low), x(high), x(value), f"{100 * start:g}")
+
+
+def _round_start(low: float) -> float:
+    """Return the largest round share that leaves some room below ``low``."""
+    room = low - 0.15 * (1.0 - low)
+    return max((start for start in (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995) if start <= room), default=0.0)
+
+
+def spot(value: float | None, start: float) -> Markup:
+    """Return a share as a dot on a rail from ``start`` to 100 %: equal high shares stay apart, which bars do not."""
+    if value is None:
+        return Markup("")
+    x = Scale(start, 1.0, 4, 96)
+    return Markup(
+        '<svg class="spot" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">'
+        '<line class="rail" x1="0" x2="100" y1="5" y2="5"/><line class="reach" x1="0" x2="{0}" y1="5" y2="5"/>'
+        '<line class="pin" x1="{0}" x2="{0}" y1="0" y2="10"/></svg>'
+    ).format(x(value))

@@ -51,13 +51,17 @@ def build_report(run: RunFolder) -> Path:
 def render(report: Report) -> str:
     """Return the page for ``report``."""
     style, script = _asset("style.css"), _asset("script.js")
-    page = _environment().get_template("report.html").render(
-        report=report,
-        sections=list(SECTIONS.items()),
-        style=Markup(style),
-        script=Markup(script),
-        policy=_policy(style, script),
-        language=report.language or "en",
+    page = (
+        _environment()
+        .get_template("report.html")
+        .render(
+            report=report,
+            sections=list(SECTIONS.items()),
+            style=Markup(style),
+            script=Markup(script),
+            policy=_policy(style, script),
+            language=report.language or "en",
+        )
     )
     # JSON may spell lone surrogates, which UTF-8 cannot.
     return page.encode("utf-8", "replace").decode("utf-8")

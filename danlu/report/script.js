@@ -156,6 +156,15 @@
     });
   }
 
+  // A region that scrolls is a stop of the tab key; one that shows all is not.
+  function scrollers() {
+    for (const region of all(".scroll, .balance")) {
+      const cut = region.scrollWidth > region.clientWidth + 1 || region.scrollHeight > region.clientHeight + 1;
+      if (cut) region.tabIndex = 0;
+      else region.removeAttribute("tabindex");
+    }
+  }
+
   function contents() {
     const links = new Map(all("nav a").map((link) => [link.hash.slice(1), link]));
     const strip = document.querySelector("nav");
@@ -178,6 +187,8 @@
   all("table.sortable").forEach(sortable);
   all(".copy").forEach(copying);
   contents();
+  scrollers();
+  window.addEventListener("resize", scrollers, { passive: true });
   window.addEventListener("scroll", hide, { passive: true });
   let opened = [];
   window.addEventListener("beforeprint", () => {

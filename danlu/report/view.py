@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +13,9 @@ from markupsafe import Markup
 from danlu.core.files import sha256_file
 from danlu.core.records import RunFolder
 from danlu.report.fields import flatten, listing, number, section, table, whole, words
-from danlu.report.figures import plain
+from danlu.report.figures import DASH, plain, shorten
 from danlu.report.marks import interval
-from danlu.report.view_data import DataView, TrainingView, data_view, training_view
+from danlu.report.view_data import DataView, data_view
 from danlu.report.view_deploy import (
     BenchmarkView,
     DeploymentView,
@@ -31,6 +32,7 @@ from danlu.report.view_results import (
     evaluation_view,
     read_result,
 )
+from danlu.report.view_training import TrainingView, training_view
 
 __all__ = ["Report", "make_view"]
 
@@ -64,6 +66,8 @@ class Report:
     model: str | None
     dataset: str | None
     command: str | None
+    finished: str | None
+    alerts: list[tuple[str, dict[str, str]]]
     version: str | None
     accuracy: Result | None
     accuracy_mark: Markup | None
@@ -95,12 +99,15 @@ def make_view(run: RunFolder) -> Report:
     stages = [(str(row.get("name")), number(row, "seconds") or 0.0) for row in table(record, "stages")]
     requested, settings = _settings(config)
     model = words(section(effective, "model"), "name")
+    training, parity = training_view(record, log, run.path), parity_view(record)
     language = words(asked, "lang")
     return Report(
         language=language if language in ("en", "zh") else None,
         model=model,
         dataset=words(section(effective, "data"), "name") or words(section(record, "data"), "name"),
         command=_command(asked.get("command")) or _command(record.get("command")),
+        finished=_moment(words(section(record, "train"), "finished")),
+        alerts=_alerts(training, parity),
         version=words(section(record, "environment"), "danlu"),
         accuracy=accuracy,
         accuracy_mark=_mark(accuracy),
@@ -108,17 +115,33 @@ def make_view(run: RunFolder) -> Report:
         stages=stages,
         seconds=sum(seconds for _, seconds in stages) if stages else number(section(record, "train"), "seconds"),
         data=data_view(record),
-        training=training_view(record, log, run.path),
+        training=training,
         evaluation=evaluation_view(record, run.path),
         analysis=analysis_view(record),
         deployment=deployment_view(record),
-        parity=parity_view(record),
+        parity=parity,
         benchmark=benchmark_view(record),
         environment=_environment(record, effective),
         requested=requested,
         settings=settings,
         hashes=_hashes(run, record),
     )
+
+
+def _alerts(training: TrainingView | None, parity: ParityView | None) -> list[tuple[str, dict[str, str]]]:
+    """Return what must be said before anything else: (text key, its values)."""
+    alerts = []
+    if training is not None and not training.finished:
+        alerts += [("alert_diverged", {"reason": e.details}) for e in training.events if e.what == "diverged"][-1:]
+    if parity is not None and parity.fp32 is not None and parity.fp32.passed is False:
+        alerts.append(("alert_fp32", {"stage": shorten(parity.fp32.first_bad_stage or DASH, 60)}))
+    return alerts
+
+
+def _moment(stamp: str | None) -> str | None:
+    """Return an ISO 8601 moment as ``2026-01-31 09:05 UTC``; anything else as it is."""
+    match = re.fullmatch(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(?::\d\d)?Z", stamp or "")
+    return f"{match[1]} {match[2]} UTC" if match else stamp
 
 
 def _command(value: Any) -> str | None:
@@ -137,14 +160,14 @@ def _environment(record: dict[str, Any], effective: dict[str, Any]) -> Environme
     found = section(record, "environment")
     if not found:
         return None
-    machine = section(effective, "machine")
-    chosen = [words(machine, "device"), words(machine, "precision")]
+    machine = {**section(effective, "machine"), **found}
+    chosen = [words(machine, "device"), words(machine, "gpu"), words(machine, "precision")]
     facts = [
         ("processor", words(found, "processor")),
         ("features", ", ".join(str(feature) for feature in listing(found, "cpu_features")) or None),
         ("cores", _text(whole(found, "cores"))),
         ("system", " · ".join(filter(None, (words(found, "system"), words(found, "machine")))) or None),
-        ("machine", " · ".join(filter(None, chosen)) or None),
+        ("computed_on", " · ".join(filter(None, chosen)) or None),
         ("threads", _text(whole(machine, "threads"))),
     ]
     versions = [("danlu", words(found, "danlu")), ("python", words(found, "python"))]
@@ -165,7 +188,7 @@ def _settings(config: dict[str, Any]) -> tuple[list[SettingRow], list[SettingRow
     requested, touched = [], set[str]()
     for key, value in flatten(section(config, "requested")):
         shown = _text(value)
-        if shown is None or key in ("", "command", "lang") or (isinstance(value, dict | list) and not value):
+        if shown is None or key in ("", "command", "lang", "verb") or (isinstance(value, dict | list) and not value):
             continue
         target = _target(key, effective)
         reason = reasons.get(key) or reasons.get(key.rpartition(".")[2])
@@ -183,7 +206,7 @@ def _settings(config: dict[str, Any]) -> tuple[list[SettingRow], list[SettingRow
 
 
 def _target(key: str, effective: dict[str, str | None]) -> str | None:
-    """Return the effective setting that a requested key decides: ``epochs`` or ``overrides.epochs`` → ``train.epochs``."""
+    """Return the effective setting a requested key decides: ``overrides.epochs`` → ``train.epochs``."""
     bare = key.removeprefix("overrides.").removeprefix("set.")
     for candidate in (bare, f"train.{bare}", f"{bare}.name", f"machine.{bare}"):
         if candidate in effective:

@@ -10,8 +10,9 @@ from markupsafe import Markup
 
 from danlu.report.charts import Latency, dot_chart, latency_chart
 from danlu.report.fields import flag, flatten, number, section, table, whole, words
+from danlu.report.figures import error_size, plain
 from danlu.report.marks import bar
-from danlu.report.view_results import read_result
+from danlu.report.view_results import Result, read_result
 
 __all__ = [
     "BenchmarkView",
@@ -23,9 +24,12 @@ __all__ = [
 ]
 
 # Text key, the runtime's name in the benchmark, artifact and parity section.
-_FORMS = (("pytorch", "pytorch eager", None), ("onnx_fp32", "onnxruntime fp32", "fp32"),
-          ("onnx_int8", "onnxruntime int8", "int8"))
-_STYLES = {"pytorch eager": "rate", "onnxruntime fp32": "train", "onnxruntime int8": "validation"}
+_FORMS = (
+    ("pytorch", "pytorch eager", None),
+    ("onnx_fp32", "onnxruntime fp32", "fp32"),
+    ("onnx_int8", "onnxruntime int8", "int8"),
+)
+_STYLES = {"pytorch eager": "rate", "onnxruntime fp32": "train", "onnxruntime int8": "speed"}
 TOLERANCE = 1e-4  # of the largest logit; the FP32 export must stay within it
 _MOST_LAYERS = 12
 
@@ -52,25 +56,31 @@ class DeploymentView:
     rows: list[FormRow]
     int8_delivered: bool | None
     int8_reason: str | None
+    int8_asked: bool
+    details: list[tuple[str, str]]
 
-    def row(self, key: str) -> FormRow:
-        """Return the row of one form."""
-        return next(row for row in self.rows if row.key == key)
+    def row(self, key: str) -> FormRow | None:
+        """Return the row of one form that was delivered."""
+        return next((row for row in self.rows if row.key == key and row.exists), None)
 
 
 def deployment_view(record: dict[str, Any]) -> DeploymentView | None:
-    """Return the deployment section, or ``None`` where there is no artifact."""
+    """Return the deployment section, or ``None`` where nothing was exported."""
     artifacts = section(record, "artifacts")
-    if not artifacts:
+    if not artifacts and not section(record, "parity"):
         return None
-    medians = {(words(row, "runtime"), whole(row, "batch")): number(row, "median_ms")
-               for row in table(section(record, "benchmark"), "rows")}
+    medians = {
+        (words(row, "runtime"), whole(row, "batch")): number(row, "median_ms")
+        for row in table(section(record, "benchmark"), "rows")
+    }
     batches = sorted({batch for _, batch in medians if batch is not None})
     eager_size = whole(section(record, "analysis"), "weight_bytes")
     eager_accuracy = read_result(record, "test", "accuracy")
     rows = []
     for key, runtime, precision in _FORMS:
         artifact = section(artifacts, precision or "")
+        if precision and not artifact and not section(record, "parity", precision):
+            continue
         test = section(record, "parity", precision or "", "test")
         size = whole(artifact, "bytes") if precision else eager_size
         accuracy = number(test, "accuracy_b") if precision else eager_accuracy.value if eager_accuracy else None
@@ -78,16 +88,27 @@ def deployment_view(record: dict[str, Any]) -> DeploymentView | None:
             FormRow(
                 key=key,
                 size=size,
-                size_ratio=eager_size / size if precision and size and eager_size else None,
+                size_ratio=size / eager_size if precision and size and eager_size else None,
                 latency=[_latency(medians, runtime, batch, bool(precision)) for batch in batches],
                 accuracy=accuracy,
-                points=accuracy - eager_accuracy.value if precision and eager_accuracy and accuracy is not None else None,
+                points=_change(accuracy, eager_accuracy) if precision else None,
                 n=whole(test, "n") if precision else eager_accuracy.n if eager_accuracy else None,
                 exists=not precision or bool(words(artifact, "file")),
             )
         )
     int8 = section(record, "parity", "int8")
-    return DeploymentView(batches, rows, flag(int8, "delivered"), words(int8, "reason"))
+    return DeploymentView(
+        batches=batches,
+        rows=rows,
+        int8_delivered=flag(int8, "delivered"),
+        int8_reason=words(int8, "reason"),
+        int8_asked=any(row.key == "onnx_int8" for row in rows),
+        details=[(key, plain(value)) for key, value in flatten(section(record, "export")) if key],
+    )
+
+
+def _change(accuracy: float | None, eager: Result | None) -> float | None:
+    return None if accuracy is None or eager is None else accuracy - eager.value
 
 
 def _latency(
@@ -148,7 +169,7 @@ class ParityView:
 
     fp32: Comparison | None
     int8: Comparison | None
-    resize: list[tuple[str, Any]]
+    resize: list[tuple[str, str]]
 
     def comparisons(self) -> list[Comparison]:
         """Return the comparisons that were made."""
@@ -160,8 +181,12 @@ def parity_view(record: dict[str, Any]) -> ParityView | None:
     parity = section(record, "parity")
     if not parity:
         return None
-    resize = [(key, value) for key, value in flatten(section(parity, "in_graph_resize")) if key]
+    resize = [(key, _resize_figure(value)) for key, value in flatten(section(parity, "in_graph_resize")) if key]
     return ParityView(_comparison(parity, "fp32"), _comparison(parity, "int8"), resize)
+
+
+def _resize_figure(value: Any) -> str:
+    return error_size(value) if isinstance(value, float) else plain(value)
 
 
 def _comparison(parity: dict[str, Any], precision: str) -> Comparison | None:
@@ -171,8 +196,7 @@ def _comparison(parity: dict[str, Any], precision: str) -> Comparison | None:
     rows = [_parity_row(split, section(found, split)) for split in ("validation", "test") if section(found, split)]
     decided = next((row.passed for row in rows if row.split == "validation"), None)
     stages = [(str(row.get("stage")), number(row, "relative")) for row in table(found, "stages")]
-    known = [(stage, value) for stage, value in stages if value is not None]
-    drawn = dot_chart(known, limit=TOLERANCE, ident="stages-caption") if known and precision == "fp32" else None
+    drawn = dot_chart(stages, limit=TOLERANCE, ident="stages-caption") if stages and precision == "fp32" else None
     return Comparison(
         key="onnx_" + precision,
         rows=rows,
@@ -238,6 +262,7 @@ class BenchmarkView:
     threads: int | None
     repeats: int | None
     warmup: int | None
+    calls: int | None
     rows: list[BenchmarkRow]
     charts: list[tuple[int, str, Markup]]
     ratios: list[RatioRow]
@@ -265,8 +290,14 @@ def benchmark_view(record: dict[str, Any]) -> BenchmarkView | None:
     ]
     rows.sort(key=lambda row: row.batch or 0)
     ratios = [
-        RatioRow(str(row.get("a")), str(row.get("b")), whole(row, "batch"), number(row, "median"), number(row, "low"),
-                 number(row, "high"))
+        RatioRow(
+            str(row.get("a")),
+            str(row.get("b")),
+            whole(row, "batch"),
+            number(row, "median"),
+            number(row, "low"),
+            number(row, "high"),
+        )
         for row in table(benchmark, "ratios")
     ]
     ratios.sort(key=lambda row: row.batch or 0)
@@ -278,6 +309,7 @@ def benchmark_view(record: dict[str, Any]) -> BenchmarkView | None:
         threads=threads,
         repeats=whole(settings, "repeats"),
         warmup=whole(settings, "warmup"),
+        calls=whole(settings, "calls_per_repeat"),
         rows=rows,
         charts=_latency_charts(rows),
         ratios=ratios,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from markupsafe import Markup
 from danlu.report.fields import listing, number, section, table, whole, words
 from danlu.report.figures import shape
 from danlu.report.heatmap import LARGEST_MAP, Pair, confused_pairs, heat_map, read_matrix, thumbnail
-from danlu.report.marks import bar
+from danlu.report.marks import bar, spot
 from danlu.report.pictures import Picture, embed
 
 __all__ = ["AnalysisView", "EvaluationView", "Result", "analysis_view", "evaluation_view", "read_result"]
@@ -47,7 +48,7 @@ class SplitRow:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class: shares between 0 and 1, counts, and the bar of its F1."""
+    """One class: shares between 0 and 1, counts, and the mark of its F1."""
 
     name: str
     precision: float | None
@@ -55,7 +56,7 @@ class ClassRow:
     f1: float | None
     support: int | None
     predicted: int | None
-    bar: Markup
+    spot: Markup
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class EvaluationView:
     has_matrix: bool
     pairs: list[Pair]
     classes: list[ClassRow]
+    axis_start: float
     never_predicted: int
     worst: list[Worst]
 
@@ -102,7 +104,9 @@ def evaluation_view(record: dict[str, Any], folder: Path) -> EvaluationView | No
     small = matrix is not None and len(names) <= LARGEST_MAP
     picture, side = thumbnail(matrix) if matrix is not None and not small else (None, 0)
     most = _MOST_PAIRS_BESIDE if small else _MOST_PAIRS_ALONE
-    classes = [_class_row(row) for row in table(evaluation, "per_class")]
+    per_class = table(evaluation, "per_class")
+    start = _axis_start(per_class)
+    classes = [_class_row(row, start) for row in per_class]
     return EvaluationView(
         split=words(evaluation, "split") or "test",
         splits=splits,
@@ -113,12 +117,19 @@ def evaluation_view(record: dict[str, Any], folder: Path) -> EvaluationView | No
         has_matrix=matrix is not None,
         pairs=confused_pairs(matrix, names, most) if matrix is not None else [],
         classes=classes,
+        axis_start=start,
         never_predicted=sum(row.predicted == 0 for row in classes),
         worst=[_worst(row, folder) for row in table(evaluation, "worst")],
     )
 
 
-def _class_row(row: dict[str, Any]) -> ClassRow:
+def _axis_start(rows: list[dict[str, Any]]) -> float:
+    """Return the tenth below the smallest F1: where the axis of the column begins."""
+    values = [value for row in rows if (value := number(row, "f1")) is not None]
+    return min(math.floor(10 * min(values, default=0.0) + 1e-9) / 10, 0.9)
+
+
+def _class_row(row: dict[str, Any], start: float) -> ClassRow:
     f1 = number(row, "f1")
     return ClassRow(
         name=str(row.get("class")),
@@ -127,7 +138,7 @@ def _class_row(row: dict[str, Any]) -> ClassRow:
         f1=f1,
         support=whole(row, "support"),
         predicted=whole(row, "predicted"),
-        bar=bar(f1, "train"),
+        spot=spot(f1, start),
     )
 
 
@@ -144,9 +155,9 @@ def _worst(row: dict[str, Any], folder: Path) -> Worst:
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One layer of the network; bars are shares of the largest layer."""
+    """One layer of the network; bars are shares of the largest layer. The network itself has no name."""
 
-    name: str
+    name: str | None
     type: str
     output: str
     parameters: int | None
@@ -165,8 +176,14 @@ class AnalysisView:
     macs: int | None
     weight_bytes: int | None
     activation_bytes: int | None
+    peak_activation_bytes: int | None
+    milliseconds: float | None
     input: str
     layers: list[LayerRow]
+
+
+def _thousandfold(seconds: float | None) -> float | None:
+    return None if seconds is None else 1000 * seconds
 
 
 def analysis_view(record: dict[str, Any]) -> AnalysisView | None:
@@ -175,23 +192,23 @@ def analysis_view(record: dict[str, Any]) -> AnalysisView | None:
     if not analysis:
         return None
     layers = table(analysis, "layers")
-    most = {key: max((number(row, key) or 0.0 for row in layers), default=0.0) for key in
-            ("parameters", "macs", "seconds")}
+    most = {
+        key: max((number(row, key) or 0.0 for row in layers), default=0.0) for key in ("parameters", "macs", "seconds")
+    }
 
     def share(row: dict[str, Any], key: str) -> float:
         return (number(row, key) or 0.0) / most[key] if most[key] else 0.0
 
     rows = []
     for row in layers:
-        seconds = number(row, "seconds")
         rows.append(
             LayerRow(
-                name=str(row.get("name")),
+                name=words(row, "name"),
                 type=str(row.get("type")),
                 output=shape(row.get("output")),
                 parameters=whole(row, "parameters"),
                 macs=whole(row, "macs"),
-                milliseconds=None if seconds is None else 1000 * seconds,
+                milliseconds=_thousandfold(number(row, "seconds")),
                 parameters_bar=bar(share(row, "parameters"), "train"),
                 macs_bar=bar(share(row, "macs"), "validation"),
                 time_bar=bar(share(row, "seconds"), "test"),
@@ -202,6 +219,8 @@ def analysis_view(record: dict[str, Any]) -> AnalysisView | None:
         macs=whole(analysis, "macs"),
         weight_bytes=whole(analysis, "weight_bytes"),
         activation_bytes=whole(analysis, "activation_bytes"),
+        peak_activation_bytes=whole(analysis, "peak_activation_bytes"),
+        milliseconds=_thousandfold(number(analysis, "seconds")),
         input=shape(analysis.get("input")),
         layers=rows,
     )

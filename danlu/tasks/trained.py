@@ -10,7 +10,7 @@ from danlu.core.errors import InputError
 from danlu.core.files import sha256_file
 from danlu.core.records import RunFolder, open_run_folder
 from danlu.core.settings import make_settings
-from danlu.models import create_model
+from danlu.models import MODELS, create_model
 from danlu.models.base import VisionModel
 from danlu.models.weights import checkpoint_folder, load_state, read_verified
 from danlu.tasks import TASKS
@@ -85,7 +85,7 @@ def open_trained(run: Path | str, which: Literal["best", "last"] = "best") -> Tr
     if not isinstance(name, str):
         raise InputError("model.name is no text", where=where)
     model = create_model(
-        name,
+        MODELS.check(name, where),
         num_classes=_count(described, "num_classes", len(classes), where),
         in_channels=_count(described, "in_channels", settings.channels, where),
     )

@@ -62,9 +62,7 @@ class Checkpoints:
         """Return the names of all checkpoints, oldest first."""
         if not self.folder.is_dir():
             return []
-        return sorted(
-            (p.name for p in self.folder.iterdir() if p.is_dir() and _NAME.fullmatch(p.name)), key=_step_of
-        )
+        return sorted((p.name for p in self.folder.iterdir() if p.is_dir() and _NAME.fullmatch(p.name)), key=_step_of)
 
     def check_space(self, size: int) -> None:
         """Refuse to start a run whose checkpoints of ``size`` bytes each would not fit on the disk."""
@@ -124,12 +122,11 @@ class Checkpoints:
     def clean(self) -> None:
         """Remove what a killed process left: half-written files, folders half deleted. Call it under the run's lock."""
         for path in sorted(self.folder.glob(".*")):
-            if match := re.fullmatch(rf"\.({_NAME.pattern})\.\d+\.old", path.name):
+            match = re.fullmatch(rf"\.({_NAME.pattern})\.\d+\.old", path.name)
+            if match and not (self.folder / match[1]).exists():
                 # Killed between the two renames of a replacement: the old checkpoint is whole and goes back.
-                if not (self.folder / match[1]).exists():
-                    os.replace(path, self.folder / match[1])
-                    continue
-            if path.is_dir():
+                os.replace(path, self.folder / match[1])
+            elif path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             elif path.name.endswith(".part"):
                 path.unlink(missing_ok=True)
@@ -187,14 +184,13 @@ class Checkpoints:
             except InputError as error:
                 problems.append((name, error))
                 continue
-            for damaged, error in problems:
-                logger.warning("checkpoint %s is damaged, going back to %s: %s", damaged, name, error)
+            for damaged, reason in problems:
+                logger.warning("checkpoint %s is damaged, going back to %s: %s", damaged, name, reason)
                 self._put_aside(damaged)
             return checkpoint
         if problems:
-            name, error = problems[0]
             raise InputError(
-                f"all {len(problems)} checkpoints are damaged; the newest: {error}",
+                f"all {len(problems)} checkpoints are damaged; the newest: {problems[0][1]}",
                 where=str(self.folder),
                 mend="restore them from a copy, or train a new run",
             )

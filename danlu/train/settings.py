@@ -22,10 +22,10 @@ class OptimizerSettings(Settings):
     """
 
     name: Literal["sgd"] = "sgd"
-    lr: float = Field(0.1, gt=0.0)
-    momentum: float = Field(0.9, ge=0.0, lt=1.0)
+    lr: float = Field(default=0.1, gt=0.0)
+    momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
     nesterov: bool = True
-    weight_decay: float = Field(5e-4, ge=0.0)
+    weight_decay: float = Field(default=5e-4, ge=0.0)
 
     @model_validator(mode="after")
     def _agree(self) -> OptimizerSettings:
@@ -43,8 +43,8 @@ class ScheduleSettings(Settings):
     """
 
     name: Literal["cosine"] = "cosine"
-    warmup: float = Field(0.1, ge=0.0, lt=1.0)
-    final: float = Field(0.0, ge=0.0, le=1.0)
+    warmup: float = Field(default=0.1, ge=0.0, lt=1.0)
+    final: float = Field(default=0.0, ge=0.0, le=1.0)
 
 
 class TrainConfig(Settings):
@@ -57,8 +57,8 @@ class TrainConfig(Settings):
         schedule: see :class:`ScheduleSettings`.
         label_smoothing: share of the target spread over all classes.
         augment: augmentations in order, each ``{"name": NAME, setting: value, …}``.
-        precision: ``bf16`` computes convolutions and matrix products in bfloat16; ``auto`` does so where the processor or
-            GPU has it.
+        precision: ``bf16`` computes convolutions and matrix products in bfloat16; ``auto`` does so where the processor
+            or GPU has it.
         channels_last: keep pictures and weights in the order B, H, W, C in memory.
         ema: decay of a moving average of the weights that is evaluated and kept instead of them; None: no average.
         clip: largest norm of the gradient; None: not clipped.
@@ -68,17 +68,17 @@ class TrainConfig(Settings):
         picture_size: height and width pictures are brought to; None: chosen by the data and the network.
     """
 
-    epochs: int = Field(20, ge=1, le=100_000)
-    batch_size: int = Field(128, ge=1, le=1_000_000)
+    epochs: int = Field(default=20, ge=1, le=100_000)
+    batch_size: int = Field(default=128, ge=1, le=1_000_000)
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()
-    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
+    label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     augment: tuple[dict[str, Any], ...] = ()
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     channels_last: bool = True
-    ema: float | None = Field(None, gt=0.0, lt=1.0)
-    clip: float | None = Field(None, gt=0.0)
-    checkpoint_seconds: float = Field(600.0, ge=0.0)
-    keep: int = Field(2, ge=1)
-    budget: float | None = Field(None, gt=0.0)
-    picture_size: int | None = Field(None, ge=8, le=4096)
+    ema: float | None = Field(default=None, gt=0.0, lt=1.0)
+    clip: float | None = Field(default=None, gt=0.0)
+    checkpoint_seconds: float = Field(default=600.0, ge=0.0)
+    keep: int = Field(default=2, ge=1)
+    budget: float | None = Field(default=None, gt=0.0)
+    picture_size: int | None = Field(default=None, ge=8, le=4096)

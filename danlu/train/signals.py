@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a wish to stop: the first is noted, so that the state can be saved; the second stops at once."""
+"""SIGINT and SIGTERM as a wish to stop: the first is noted, so that the state can be saved; a second stops at once."""
 
 from __future__ import annotations
 

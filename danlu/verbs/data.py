@@ -18,9 +18,9 @@ def data_list(*, common: Common | None = None) -> Output:
         {
             "name": entry.name,
             "title": entry.title,
-            "pictures": entry.pictures,
+            "pictures": sum(entry.counts.values()),
             "classes": len(entry.classes),
-            "size": entry.size,
+            "size": "×".join(map(str, (entry.channels, *entry.size))),
             "present": catalog.is_present(entry.name),
             "licence": entry.licence,
         }

@@ -27,7 +27,7 @@ def evaluate(model: Path, data: str, /, *, split: str = "test", common: Common |
     from danlu.pipeline import evaluate_any
 
     document = evaluate_any(model, data, split, seed=(common or Common()).seed)
-    return Output(document, _metrics(document))
+    return Output(document, _metrics(document, split))
 
 
 def quantize(run: Path, /, *, common: Common | None = None) -> Output:
@@ -133,7 +133,7 @@ def _export(run: Path, int8: bool | None, common: Common) -> Output:
     )
 
 
-def _metrics(document: Mapping[str, Any]) -> str:
-    lines = [f"accuracy  {terminal.percent(document['results']['accuracy'])}"]
-    rows = [{k: row[k] for k in ("class", "precision", "recall", "f1", "support")} for row in document["per_class"]]
-    return "\n".join([*lines, "", terminal.rows(rows)])
+def _metrics(document: Mapping[str, Any], split: str) -> str:
+    figures, evaluation = document["results"][split], document["evaluation"]
+    rows = [{k: row[k] for k in ("class", "precision", "recall", "f1", "support")} for row in evaluation["per_class"]]
+    return f"{split} accuracy {terminal.percent(figures['accuracy'])}\n\n{terminal.rows(rows)}"

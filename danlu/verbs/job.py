@@ -109,13 +109,13 @@ def train(
     download
         Fetch a named data set that is not on this machine yet.
     """
-    from danlu.data.load import load_data
-    from danlu.train import train as train_model
+    from danlu import pipeline
 
     common = common or Common()
     overrides = overrides_of(set, epochs, budget)
-    folder = train_model(
-        load_data(data, seed=common.seed, download=download),
+    folder, _ = pipeline.begin(
+        data,
+        pipeline.Stages(total=2),
         model=model,
         recipe=recipe,
         overrides=overrides,
@@ -124,6 +124,7 @@ def train(
         device=common.device,
         threads=common.threads,
         weights=weights,
+        download=download,
         requested=requested_of("train", data, model, recipe, overrides, common, download=download),
     )
     return run_output(folder.path)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from danlu import terminal
+from danlu.core.errors import InputError
 from danlu.verbs.common import Common, Output
 
 __all__ = ["analyze", "models_check", "models_list", "models_show"]
@@ -40,7 +41,7 @@ def models_list(
             "parameters": facts["parameters"],
             "macs": facts["macs"],
             "input": "×".join(map(str, facts["input"])),
-            "year": facts["year"],
+            "year": str(facts["year"]),
             "task": facts["task"],
             "paper": facts["paper"],
         }
@@ -79,7 +80,18 @@ def models_check(*names: str, common: Common | None = None) -> Output:
 
     rows = check_models(list(names))
     failed = [row for row in rows if not row["ok"]]
-    return Output(rows, terminal.rows(rows), exit_code=1 if failed else 0)
+    shown = [
+        {
+            "model": row["model"],
+            "proven": row["ok"],
+            "checks": f"{sum(why == 'ok' for why in row['checks'].values())} of {len(row['checks'])}",
+            "parameters": row["parameters"],
+            "macs": row["macs"],
+            "why not": row["why"] or "–",
+        }
+        for row in rows
+    ]
+    return Output(rows, terminal.rows(shown), exit_code=1 if failed else 0)
 
 
 def analyze(model: str, /, *, input: str | None = None, common: Common | None = None) -> Output:
@@ -92,15 +104,37 @@ def analyze(model: str, /, *, input: str | None = None, common: Common | None = 
     input
         Input shape, e.g. 1x3x224x224; by default the network's own.
     """
-    from danlu.pipeline import analyze_any
+    from danlu.analyze import analyze as analyze_model
 
-    analysis = analyze_any(model, input, threads=(common or Common()).threads)
-    rows = [{k: layer[k] for k in ("name", "type", "output", "parameters", "macs")} for layer in analysis["layers"]]
+    shape = _shape(input) if input is not None else None
+    analysis = analyze_model(model, shape, threads=(common or Common()).threads).to_record()
+    rows = [
+        {
+            "layer": layer["name"],
+            "type": layer["type"],
+            "output": "×".join(map(str, layer["output"][1:])),
+            "parameters": layer["parameters"],
+            "macs": layer["macs"],
+            "µs": None if layer["seconds"] is None else round(1e6 * layer["seconds"], 1),
+        }
+        for layer in analysis["layers"]
+    ]
     totals = {key: analysis[key] for key in ("parameters", "macs", "weight_bytes", "activation_bytes")}
     return Output(analysis, terminal.rows(rows) + "\n\n" + terminal.pairs(totals))
 
 
+def _shape(text: str) -> tuple[int, ...]:
+    parts = text.lower().replace("×", "x").split("x")
+    if len(parts) != 4 or not all(part.isdecimal() and int(part) for part in parts):
+        raise InputError(f"--input {text!r} is no shape", allowed=["BxCxHxW, e.g. 1x3x224x224"])
+    return tuple(map(int, parts))
+
+
 def _card(card: Mapping[str, Any]) -> str:
-    plain = {key: terminal.flat(value) for key, value in card.items() if not isinstance(value, list)}
-    lists = [f"\n{key}\n{terminal.rows(value)}" for key, value in card.items() if isinstance(value, list) and value]
-    return terminal.pairs(plain) + "".join(f"\n{block}" for block in lists)
+    stages = [{**stage, "output": "×".join(map(str, stage["output"][1:]))} for stage in card["stages"]]
+    plain = {key: value for key, value in card.items() if key not in ("stages", "deviations", "input")}
+    plain = {**plain, "input": "×".join(map(str, card["input"])), "year": str(card["year"])}
+    lines = [terminal.pairs({key: terminal.flat(value) for key, value in plain.items()}, width=None)]
+    lines += ["", "deviations from the paper"]
+    lines += [f"  {line}" for line in card["deviations"]] or ["  none"]
+    return "\n".join([*lines, "", "stages", terminal.rows(stages)])

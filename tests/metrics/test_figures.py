@@ -127,7 +127,12 @@ def test_cross_entropy_against_sklearn() -> None:
 
 
 def test_cross_entropy_edges() -> None:
-    assert cross_entropy([1], log_softmax([[0.0, 0.0]])) == {"value": pytest.approx(np.log(2)), "low": None, "high": None, "n": 1}
+    assert cross_entropy([1], log_softmax([[0.0, 0.0]])) == {
+        "value": pytest.approx(np.log(2)),
+        "low": None,
+        "high": None,
+        "n": 1,
+    }
     perfect = cross_entropy([0, 1], log_softmax([[100.0, 0.0], [0.0, 100.0]]))
     assert perfect["value"] == pytest.approx(0.0, abs=1e-12)
     assert perfect["low"] >= 0

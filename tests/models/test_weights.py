@@ -55,7 +55,9 @@ def test_safetensors_whatever_the_suffix(tmp_path: Path, state: State, suffix: s
 @pytest.mark.parametrize("zipped", [True, False])
 def test_pytorch_files(tmp_path: Path, state: State, wrap: Any, zipped: bool) -> None:
     path = tmp_path / "w.pth"
-    torch.save(wrap({f"module.{key}": value for key, value in state.items()}), path, _use_new_zipfile_serialization=zipped)
+    torch.save(
+        wrap({f"module.{key}": value for key, value in state.items()}), path, _use_new_zipfile_serialization=zipped
+    )
     assert equal(read_weights(path), state)
 
 

@@ -29,13 +29,12 @@ _REFUSALS = (
     state.InvalidArgument,
     state.InvalidGraph,
     state.InvalidProtobuf,
-    state.ModelLoadCanceled if hasattr(state, "ModelLoadCanceled") else state.Fail,
     state.NotImplemented,
     state.RuntimeException,
 )
 # Operators that hold a network's multiplications, as they are called before and after fusion.
 _LAYERS = ("Conv", "Gemm", "MatMul", "ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "QGemm")
-_PRECISIONS = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "uint8": "int8", "int8": "int8", "double": "fp64"}
+_PRECISIONS = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "uint8": "int8", "int8": "int8"}
 
 
 class OnnxRuntime:

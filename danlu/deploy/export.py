@@ -1,0 +1,265 @@
+"""Export: one ONNX file that takes pictures and gives probabilities, delivered only after it was proved to agree.
+
+``RUN/model.onnx`` is float32, ``RUN/model.int8.onnx`` quantised. Each is measured as the graph that is then written:
+over the whole validation split, which decides, and the test split, which reports.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from danlu import __version__
+from danlu.compress.quantize import layer_errors, quantize_onnx
+from danlu.core import files
+from danlu.core.environment import usable_cores
+from danlu.core.errors import CheckFailed, InputError
+from danlu.core.log import logger
+from danlu.deploy.artifact import ArtifactInfo
+from danlu.deploy.capture import PREPROCESS_STAGE, STAGE_PREFIX, capture
+from danlu.deploy.graph import IR_VERSION, OPSET, add_fitting, describe
+from danlu.deploy.job import ExportJob
+from danlu.deploy.parity import TOLERANCE, compare_resize
+from danlu.deploy.subjects import LOGITS, ArtifactSubject
+from danlu.tasks.trained import Trained, open_trained
+
+if TYPE_CHECKING:
+    import onnx
+
+    from danlu.data.load import Data
+
+__all__ = ["CALIBRATION_PICTURES", "export"]
+
+CALIBRATION_PICTURES = 512
+_CALIBRATION_BATCH = 64
+_ERROR_PICTURES = 16
+# Where INT8 holds, the errors of single layers are worth this many seconds.
+_ERROR_SECONDS = 2.0
+_NAMED_LAYERS = 3
+
+
+def export(
+    run: Path | str | Trained,
+    data: Data,
+    *,
+    int8: bool | None = None,
+    out: Path | None = None,
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Write the artifacts of a run and prove that they answer as it does.
+
+    Args:
+        run: a run folder, or the network of one that is already open.
+        data: the data it was trained on, split as it was then.
+        int8: ``None`` delivers INT8 where it holds its accuracy, ``True`` demands it, ``False`` leaves it out.
+        out: a folder, or the name of the float32 file (``NAME.onnx``; INT8 becomes ``NAME.int8.onnx``); the run folder
+            when not given.
+        threads: of ONNX Runtime; the usable cores when not given.
+
+    Returns:
+        ``artifacts``, ``parity`` and ``export`` as they stand in the run's ``record.json``.
+
+    Raises:
+        InputError: no such run, other data than it was trained on, or a place that cannot be written.
+        CheckFailed: float32 is out of tolerance (the first stage that differs is named and no artifact is left), or
+            INT8 was demanded and does not hold (float32 is delivered).
+    """
+    trained = run if isinstance(run, Trained) else open_trained(run)
+    _check_data(trained, data)
+    target = _target(trained, out)
+    files.check_writable(target.parent)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    job = ExportJob.open(trained, data, threads or usable_cores(), target)
+    facts: dict[str, Any] = {
+        "opset": OPSET,
+        "ir_version": IR_VERSION,
+        "tolerance": TOLERANCE,
+        "checkpoint": trained.which,
+        "quantisation": None,
+    }
+    artifact = _export_fp32(job, facts)
+    if int8 is False:
+        job.leave_out("int8", job.int8, "not asked for")
+    else:
+        _export_int8(job, facts)
+    with job.timed("resize"):
+        settings, picture = trained.preprocess.settings, data.picture
+        same = picture.uniform and (picture.height, picture.width) == settings.picture_size
+        job.parity["in_graph_resize"] = None if same else compare_resize(artifact, data.validation)
+    found = job.record(**facts)
+    if int8 and not job.parity["int8"]["delivered"]:
+        raise CheckFailed(f"INT8 is not delivered: {job.parity['int8']['reason']}")
+    return found
+
+
+def _check_data(trained: Trained, data: Data) -> None:
+    """Refuse data that is not the run's own, or whose validation split it was partly trained on."""
+    used = trained.config["effective"]["data"]
+    if used.get("hash") != data.hash:
+        raise InputError(
+            "is not the data this run was trained on: the hashes differ",
+            where=data.source,
+            mend=f"give {used.get('source', 'the data it was trained on')}",
+        )
+    if used.get("seed", data.seed) != data.seed:
+        raise InputError(
+            f"is split by seed {data.seed}, this run was trained on the split by seed {used['seed']}",
+            where=data.source,
+            mend=f"give --seed {used['seed']}",
+        )
+
+
+def _target(trained: Trained, out: Path | None) -> Path:
+    if out is None:
+        return trained.run.path / "model.onnx"
+    target = out if out.suffix == ".onnx" else out / "model.onnx"
+    if target.is_dir() or target.name.endswith(".int8.onnx"):
+        what = "is a folder" if target.is_dir() else "is the name of an INT8 file"
+        raise InputError(what, where=str(target), mend="give a folder, or the float32 file's name: NAME.onnx")
+    return target
+
+
+def _export_fp32(job: ExportJob, facts: dict[str, Any]) -> ArtifactSubject:
+    """Translate, compare, deliver; return the artifact as it runs."""
+    logger.info("export: translating %s to ONNX", job.trained.model_name)
+    with job.timed("capture"):
+        model = _graph(job.trained)
+    info = _info(job, model)
+    artifact = ArtifactSubject(_bytes(describe(model, info)), job.fp32.name, job.threads)
+    found, _ = job.compare(artifact)
+    job.parity["fp32"] = found
+    if not found["validation"]["passed"]:
+        _refuse(job, found, facts)
+    info = replace(info, parity=_summary(found))
+    job.deliver("fp32", job.fp32, _bytes(describe(model, info)), artifact)
+    relative, n = found["validation"]["relative"], found["validation"]["n"]
+    logger.info("export: %s agrees with PyTorch: %.2g of the largest logit over %d pictures", job.fp32, relative, n)
+    return artifact
+
+
+def _graph(trained: Trained) -> onnx.ModelProto:
+    """Return the whole graph: fitting, preprocessing, network, decoding. Stages are tensors of it, no outputs."""
+    settings = trained.preprocess.settings
+    model = add_fitting(capture(trained), settings.picture_size, settings.channels)
+    outputs = [value for value in model.graph.output if not value.name.startswith(STAGE_PREFIX)]
+    del model.graph.output[:]
+    model.graph.output.extend(outputs)
+    return model
+
+
+def _info(job: ExportJob, model: onnx.ModelProto) -> ArtifactInfo:
+    trained, settings = job.trained, job.trained.preprocess.settings
+    meanings = {LOGITS: "score of each class before the softmax", "probabilities": "probability of each class"}
+    tensors = [name for node in model.graph.node for name in node.output if name.startswith(STAGE_PREFIX)]
+    return ArtifactInfo(
+        task=trained.task.name,
+        model=trained.model_name,
+        precision="fp32",
+        classes=trained.classes,
+        picture_size=settings.picture_size,
+        channels=settings.channels,
+        outputs=tuple(
+            {"name": value.name, "shape": ["batch", len(trained.classes)], "meaning": meanings.get(value.name, "")}
+            for value in model.graph.output
+        ),
+        stages={name.removeprefix(STAGE_PREFIX): name for name in tensors},
+        hashes={"data": job.data.hash, "weights": trained.weights_hash},
+        version=__version__,
+    )
+
+
+def _bytes(model: onnx.ModelProto) -> bytes:
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _summary(found: dict[str, Any]) -> dict[str, Any]:
+    """Return what an artifact's metadata says about its parity."""
+    kept = ("n", "max_abs_logit_difference", "relative", "flips", "ties", "accuracy_b", "accuracy_difference", "passed")
+    return {split: {key: _short(found[split][key]) for key in kept} for split in ("validation", "test")}
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def _refuse(job: ExportJob, found: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Leave no artifact behind, also none of an earlier export, and say what differs first."""
+    reason = "float32 is out of tolerance"
+    job.leave_out("fp32", job.fp32, reason)
+    job.leave_out("int8", job.int8, reason)
+    job.parity["in_graph_resize"] = None
+    job.record(**facts)
+    validation = found["validation"]
+    relative = validation["relative"]
+    size = "not finite" if relative is None else f"{relative:.2g} of the largest logit (allowed: {TOLERANCE:g})"
+    raise CheckFailed(
+        f"{job.trained.model_name}: the ONNX form does not answer as PyTorch does; it differs first at stage "
+        f"{found['first_bad_stage']!r}\n  largest logit difference over {validation['n']:,} validation pictures: "
+        f"{size}; {validation['flips']} flips that are no ties\n  no artifact is left in {job.fp32.parent}"
+    )
+
+
+def _export_int8(job: ExportJob, facts: dict[str, Any]) -> None:
+    """Quantise, compare, and deliver if the accuracy holds."""
+    import onnx
+
+    logger.info("export: quantising to INT8")
+    with job.timed("quantise"), tempfile.TemporaryDirectory(prefix="danlu-export-") as folder:
+        target = Path(folder) / "int8.onnx"
+        pictures = job.calibration(CALIBRATION_PICTURES, _CALIBRATION_BATCH)
+        first = STAGE_PREFIX + PREPROCESS_STAGE
+        try:
+            report = quantize_onnx(job.fp32, target, pictures, float_until=first)
+        except InputError as error:
+            job.leave_out("int8", job.int8, error.what)
+            return
+        model = onnx.load(str(target))
+    facts["quantisation"] = report.to_record()
+    info = ArtifactInfo.from_metadata({entry.key: entry.value for entry in model.metadata_props}, job.int8.name)
+    info = replace(
+        info,
+        precision="int8",
+        stages=_int8_stages(info.stages, model),
+        hashes={**info.hashes, "calibration": report.calibration_hash},
+        parity={},
+    )
+    artifact = ArtifactSubject(_bytes(describe(model, info)), job.int8.name, job.threads)
+    found, telling = job.compare(artifact)
+    passed = bool(found["validation"]["passed"])
+    with job.timed("layers"):
+        rows = layer_errors(
+            job.fp32.read_bytes(),
+            _bytes(model),
+            telling[:_ERROR_PICTURES],
+            output=LOGITS,
+            seconds=_ERROR_SECONDS if passed else None,
+        )
+    found["layers"] = [{"layer": row.layer, "error": row.error} for row in rows]
+    job.parity["int8"] = {**found, "delivered": passed, "reason": None}
+    if not passed:
+        job.leave_out("int8", job.int8, _why_not(found))
+        logger.warning("export: INT8 is not delivered: %s", job.parity["int8"]["reason"])
+        return
+    job.deliver("int8", job.int8, _bytes(describe(model, replace(info, parity=_summary(found)))), artifact)
+    points = 100 * found["validation"]["accuracy_difference"]
+    logger.info("export: %s holds its accuracy: %+.2f points on validation", job.int8, points)
+
+
+def _int8_stages(stages: dict[str, str], model: onnx.ModelProto) -> dict[str, str]:
+    """Return the tensors that later layers see: rounded to their integers, and clipped where a ReLU was folded in."""
+    made = {name for node in model.graph.node for name in node.output}
+    rounded = {stage: f"{tensor}_DequantizeLinear_Output" for stage, tensor in stages.items()}
+    seen = {stage: rounded[stage] if rounded[stage] in made else tensor for stage, tensor in stages.items()}
+    return {stage: tensor for stage, tensor in seen.items() if tensor in made}
+
+
+def _why_not(found: dict[str, Any]) -> str:
+    validation = found["validation"]
+    layers = ", ".join(f"{row['layer']} ({row['error']:.2g})" for row in found["layers"][:_NAMED_LAYERS])
+    return (
+        f"accuracy on {validation['n']:,} validation pictures falls from {100 * validation['accuracy_a']:.2f} % to "
+        f"{100 * validation['accuracy_b']:.2f} %, by more than the larger of 0.5 points and two pictures; layers that "
+        f"move the logits most when quantised alone, as a share of the largest logit: {layers}"
+    )

@@ -1,0 +1,247 @@
+"""Proof that two forms of one network answer alike: over every picture, and stage by stage where they do not.
+
+A float32 form passes when no logit differs by more than ``TOLERANCE`` of the largest |logit| of the split, and no
+picture changes its class, ties apart; a tie is a picture whose two largest logits lie within that tolerance. An INT8
+form passes when it loses at most the larger of 0.5 points of accuracy and two pictures. Validation decides, test reports.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from danlu.core.errors import InputError
+from danlu.core.log import progress
+from danlu.data.decode import change_channels, decode
+from danlu.data.loader import Loader
+from danlu.deploy.subjects import LOGITS, ArtifactSubject, Subject, open_subject
+
+if TYPE_CHECKING:
+    from danlu.data.load import Data
+    from danlu.data.sample import Dataset
+    from danlu.tasks.trained import Trained
+
+__all__ = [
+    "BATCH",
+    "TOLERANCE",
+    "compare_logits",
+    "compare_resize",
+    "compare_stages",
+    "labels_for",
+    "logits_of",
+    "parity",
+    "telling_pictures",
+]
+
+TOLERANCE = 1e-4
+BATCH = 256
+# INT8 may lose this share of the accuracy, or this many pictures, whichever is more.
+_MOST_LOST = 0.005
+_MOST_LOST_PICTURES = 2
+_STAGE_PICTURES = 64
+_RESIZE_PICTURES = 200
+
+Logits = NDArray[np.float32]
+
+
+def logits_of(subject: Subject, loader: Loader, title: str, batch: int = BATCH) -> Logits:
+    """Return logits [N, K] of all pictures of ``loader``, in its order; they need not be finite."""
+    rows: list[Logits] = []
+    indices = np.arange(len(loader), dtype=np.int64)
+    batches = (indices[start : start + batch] for start in range(0, len(indices), batch))
+    done = 0
+    with progress(title, len(indices), "pictures") as advance:
+        for chosen, pictures in loader.prefetch(batches):
+            rows.append(subject.logits(pictures))
+            done += len(chosen)
+            advance(done, "")
+    return np.concatenate(rows)
+
+
+def labels_for(subject: Subject, dataset: Dataset) -> NDArray[np.int64]:
+    """Return the labels [N] of ``dataset`` as indices into the classes of ``subject``.
+
+    Raises:
+        InputError: a class the subject does not know.
+    """
+    place = {name: index for index, name in enumerate(subject.classes)}
+    if unknown := [name for name in dataset.classes if name not in place]:
+        raise InputError(
+            f"was not trained for the classes {', '.join(map(repr, unknown[:10]))}",
+            where=subject.name,
+            allowed=subject.classes,
+            mend="give the data it was trained on",
+        )
+    translate = np.array([place[name] for name in dataset.classes], dtype=np.int64)
+    return translate[np.asarray(dataset.labels, dtype=np.int64)]
+
+
+def compare_logits(
+    a: Logits, b: Logits, labels: NDArray[np.int64], *, precision: str = "fp32", tolerance: float = TOLERANCE
+) -> dict[str, Any]:
+    """Compare the logits [N, K] of the reference ``a`` with those of ``b`` for labels [N].
+
+    Args:
+        a: the reference's logits.
+        b: the other's, in the same order of pictures and classes.
+        labels: the true classes.
+        precision: of ``b``; ``fp32`` is held to the tolerance, anything else to its accuracy.
+        tolerance: largest difference as a share of the largest |logit| of ``a``.
+
+    Returns:
+        ``n``, ``max_abs_logit_difference``, ``relative``, ``flips`` (pictures whose class changes, ties apart),
+        ``ties`` (those that change between two equal logits), ``accuracy_a``, ``accuracy_b``, ``accuracy_difference``
+        and ``passed``. A difference that is not finite is ``None`` and does not pass.
+    """
+    n = len(labels)
+    if a.shape != b.shape or n != len(a) or n < 1:
+        raise ValueError(f"logits {a.shape} and {b.shape} for {n} labels")
+    wide = a.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        difference = float(np.abs(wide - b).max())
+    scale = float(np.abs(wide).max())
+    finite = bool(np.isfinite(a).all() and np.isfinite(b).all())
+    relative = difference / scale if finite and scale > 0 else (0.0 if difference == 0 else None)
+    top_a, top_b = a.argmax(axis=1), b.argmax(axis=1)
+    ordered = np.sort(wide, axis=1)
+    # With one class there is no second logit to tie with.
+    margin = ordered[:, -1] - ordered[:, -2] if wide.shape[1] > 1 else np.full(n, np.inf)
+    changed = top_a != top_b
+    tied = changed & (margin <= tolerance * scale)
+    right_a, right_b = int((top_a == labels).sum()), int((top_b == labels).sum())
+    flips = int((changed & ~tied).sum())
+    if precision == "fp32":
+        passed = finite and relative is not None and relative <= tolerance and flips == 0
+    else:
+        passed = finite and right_a - right_b <= max(_MOST_LOST * n, _MOST_LOST_PICTURES)
+    return {
+        "n": n,
+        "max_abs_logit_difference": difference if finite else None,
+        "relative": relative if finite else None,
+        "flips": flips,
+        "ties": int(tied.sum()),
+        "accuracy_a": right_a / n,
+        "accuracy_b": right_b / n,
+        "accuracy_difference": (right_b - right_a) / n,
+        "passed": passed,
+    }
+
+
+def telling_pictures(a: Logits, b: Logits, most: int = _STAGE_PICTURES) -> NDArray[np.int64]:
+    """Return up to ``most`` indices to compare stages on: the pictures that differ most, and the first ones."""
+    worst = np.argsort(-np.nan_to_num(np.abs(a - b).max(axis=1), nan=np.inf), kind="stable")[: most // 2]
+    chosen = np.unique(np.concatenate([worst, np.arange(min(len(a), most // 2))]))
+    return chosen.astype(np.int64)
+
+
+def compare_stages(
+    a: Subject, b: Subject, pictures: NDArray[np.uint8], tolerance: float = TOLERANCE
+) -> tuple[list[dict[str, Any]], str | None]:
+    """Compare stage by stage, the preprocessing first and the logits last.
+
+    Returns:
+        rows ``{"stage", "max_abs", "relative"}`` (relative to the largest value of the stage in ``a``; ``None`` where
+        values are not finite or shapes differ), and the first stage that differs by more than ``tolerance``, or None.
+    """
+    ours, theirs = a.stages(pictures), b.stages(pictures)
+    rows: list[dict[str, Any]] = []
+    first: str | None = None
+    for stage, values in ours.items():
+        if stage not in theirs:
+            continue
+        difference, relative = _distance(values, theirs[stage])
+        rows.append({"stage": stage, "max_abs": difference, "relative": relative})
+        if first is None and (relative is None or relative > tolerance):
+            first = stage
+    return rows, first
+
+
+def _distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> tuple[float | None, float | None]:
+    if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return None, None
+    difference, scale = float(np.abs(a - b).max()), float(np.abs(a).max())
+    if scale == 0:
+        return difference, 0.0 if difference == 0 else None
+    return difference, difference / scale
+
+
+def compare_resize(artifact: ArtifactSubject, dataset: Dataset, most: int = _RESIZE_PICTURES) -> dict[str, Any] | None:
+    """Feed pictures of their own size, one by one, and compare with the shared decoder's resize and crop.
+
+    Args:
+        artifact: resizes and crops in its graph.
+        dataset: pictures of any size; up to ``most`` that are not of the artifact's size are taken, evenly spread.
+        most: how many to compare.
+
+    Returns:
+        ``n``, ``max_probability_difference`` and ``flips``; None where every picture has the artifact's size.
+    """
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(most, len(dataset))).round().astype(np.int64))
+    fitted = Loader(dataset, artifact.size, artifact.channels, cache_bytes=0).pictures(chosen)
+    count = flips = 0
+    largest = 0.0
+    for place, index in enumerate(chosen.tolist()):
+        sample = dataset[index]
+        if isinstance(sample.picture, Path):
+            picture = decode(sample.picture, artifact.channels, name=sample.id)
+        else:
+            picture = change_channels(sample.picture, artifact.channels)
+        if picture.shape[:2] == artifact.size:
+            continue
+        reference = artifact.probabilities(fitted[place : place + 1])[0]
+        answer = artifact.probabilities(np.ascontiguousarray(picture)[None])[0]
+        count += 1
+        flips += int(reference.argmax() != answer.argmax())
+        largest = max(largest, float(np.abs(reference - answer).max()))
+    return {"n": count, "max_probability_difference": largest, "flips": flips} if count else None
+
+
+def parity(
+    a: Path | str | Trained, b: Path | str | Trained, data: Data, *, threads: int | None = None
+) -> dict[str, Any]:
+    """Compare two forms of a network on a data set.
+
+    Args:
+        a: the reference: a run folder, an artifact, or an open network.
+        b: the other one; held to the float32 rule unless one of the two is quantised.
+        data: its validation split decides, its test split reports.
+        threads: of ONNX Runtime; the usable cores when not given.
+
+    Returns:
+        ``a``, ``b``, ``precision`` (which rule held), ``tolerance``, ``validation`` and ``test`` (see
+        :func:`compare_logits`), ``stages``, ``first_bad_stage`` and ``passed``.
+
+    Raises:
+        InputError: something that cannot be opened, or two networks for different classes.
+    """
+    first, second = open_subject(a, threads), open_subject(b, threads)
+    if set(first.classes) != set(second.classes):
+        raise InputError(
+            f"knows {len(second.classes)} classes, {first.name} knows {len(first.classes)}; they are not the same",
+            where=second.name,
+            allowed=first.classes,
+        )
+    order = np.array([second.classes.index(name) for name in first.classes])
+    precision = next((s.precision for s in (second, first) if s.precision != "fp32"), "fp32")
+    found: dict[str, Any] = {"a": first.name, "b": second.name, "precision": precision, "tolerance": TOLERANCE}
+    for split in ("validation", "test"):
+        dataset = data.split(split)
+        labels = labels_for(first, dataset)
+        loaders = [Loader(dataset, subject.size, subject.channels) for subject in (first, second)]
+        ours = logits_of(first, loaders[0], f"parity {split}, a")
+        theirs = logits_of(second, loaders[1], f"parity {split}, b")[:, order]
+        found[split] = compare_logits(ours, theirs, labels, precision=precision)
+        if split == "validation":
+            same = (first.size, first.channels, first.classes) == (second.size, second.channels, second.classes)
+            bad = None
+            found["stages"] = []
+            if same:
+                pictures = loaders[0].pictures(telling_pictures(ours, theirs))
+                found["stages"], bad = compare_stages(first, second, pictures)
+    failed = not found["validation"]["passed"]
+    found["first_bad_stage"] = (bad or LOGITS) if failed and precision == "fp32" else None
+    found["passed"] = not failed
+    return found

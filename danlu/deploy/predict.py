@@ -1,0 +1,98 @@
+"""Name the classes of picture files with an artifact. Needs onnxruntime, numpy and pillow; never imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from danlu.core.errors import InputError
+from danlu.core.log import progress
+from danlu.data.decode import prepare
+from danlu.deploy.artifact import ArtifactInfo
+from danlu.deploy.runtimes.onnxruntime import OnnxRuntime
+
+__all__ = ["predict"]
+
+_BATCH = 32
+_NAMED = 10
+
+
+def predict(
+    artifact: Path | str, pictures: Sequence[Path | str], *, threads: int | None = None, top: int = 3
+) -> list[dict[str, Any]]:
+    """Classify picture files, each decoded, resized and cropped as in training.
+
+    Args:
+        artifact: an ``.onnx`` file that ``danlu export`` wrote.
+        pictures: picture files; folders are not searched.
+        threads: of ONNX Runtime; the usable cores when not given.
+        top: how many classes to list for a picture; all where there are fewer.
+
+    Returns:
+        one row a picture, in the order given: ``{"file", "class", "probability", "top"}``; ``top`` lists
+        ``{"class", "probability"}``, the most probable first.
+
+    Raises:
+        InputError: no artifact, no pictures, or pictures that cannot be read. These are all named, and nothing is
+            returned for the others either, so that no answer is missing unnoticed.
+    """
+    if top < 1:
+        raise InputError(f"top = {top}", where="--top", allowed=["1 and more"])
+    paths = [Path(picture) for picture in pictures]
+    if not paths:
+        raise InputError("no pictures are given", mend="name picture files after the artifact")
+    runtime = OnnxRuntime.load(Path(artifact), threads=threads)
+    info = ArtifactInfo.from_metadata(runtime.metadata, str(artifact))
+    if info.task != "classification" or "probabilities" not in runtime.outputs:
+        what = f"is for {info.task} and gives {', '.join(runtime.outputs)}"
+        raise InputError(what, where=str(artifact), allowed=["classification"])
+    rows: list[dict[str, Any]] = []
+    broken: list[InputError] = []
+    with progress("predict", len(paths), "pictures") as advance:
+        for start in range(0, len(paths), _BATCH):
+            batch = paths[start : start + _BATCH]
+            decoded = _decode(batch, info, broken)
+            if not broken:
+                answers = runtime.predict(np.stack(decoded), ["probabilities"])["probabilities"]
+                rows += [_row(path, answer, info, top) for path, answer in zip(batch, answers, strict=True)]
+            advance(start + len(batch), "")
+    if broken:
+        raise _refusal(broken, len(paths))
+    return rows
+
+
+def _decode(paths: Sequence[Path], info: ArtifactInfo, broken: list[InputError]) -> list[NDArray[np.uint8]]:
+    """Return the pictures that can be read; what is wrong with the others goes into ``broken``."""
+    decoded = []
+    for path in paths:
+        try:
+            if path.is_dir():
+                raise InputError("is a folder; name the pictures in it", where=str(path), mend=f"give {path / '*'}")
+            if not path.exists():
+                raise InputError("no such file", where=str(path))
+            decoded.append(prepare(path, info.channels, info.picture_size))
+        except InputError as error:
+            broken.append(error)
+    return decoded
+
+
+def _refusal(broken: Sequence[InputError], count: int) -> InputError:
+    if len(broken) == 1 and count == 1:
+        return broken[0]
+    shown = "".join(f"\n  {str(error).partition(chr(10))[0]}" for error in broken[:_NAMED])
+    more = f"\n  … {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
+    return InputError(
+        f"{len(broken)} of {count} pictures cannot be read, so none is answered:{shown}{more}",
+        mend="repair them or leave them out",
+    )
+
+
+def _row(path: Path, probabilities: NDArray[np.float32], info: ArtifactInfo, top: int) -> dict[str, Any]:
+    # A stable sort: of equal probabilities the first class stands first, as argmax has it.
+    best = np.argsort(-probabilities, kind="stable")[:top].tolist()
+    listed = [{"class": info.classes[index], "probability": float(probabilities[index])} for index in best]
+    return {"file": str(path), **listed[0], "top": listed}

@@ -1,0 +1,146 @@
+"""What parity compares: a trained network in eager PyTorch, or an artifact in ONNX Runtime, asked in the same way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from danlu.core.errors import InputError
+from danlu.deploy.artifact import ArtifactInfo, parse_model, read_bytes
+from danlu.deploy.graph import with_outputs
+from danlu.deploy.runtimes.onnxruntime import OnnxRuntime
+
+if TYPE_CHECKING:
+    from danlu.tasks.trained import Trained
+
+__all__ = ["LOGITS", "ArtifactSubject", "EagerSubject", "Subject", "open_subject"]
+
+LOGITS = "logits"
+
+
+class Subject(Protocol):
+    """A network that can be asked, whatever runs it.
+
+    Attributes:
+        name: what messages call it.
+        precision: ``fp32`` or ``int8``.
+        classes: class names in the order of the logits.
+        size: (height, width) pictures are fitted to.
+        channels: of the pictures.
+    """
+
+    name: str
+    precision: str
+    classes: tuple[str, ...]
+    size: tuple[int, int]
+    channels: int
+
+    def logits(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return logits [B, K] for uint8 pictures [B, h, w, C]."""
+        ...
+
+    def stages(self, pictures: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """Return the output of each stage, the preprocessing first and the logits last."""
+        ...
+
+
+class EagerSubject:
+    """A trained network in eager PyTorch, float32."""
+
+    precision = "fp32"
+
+    def __init__(self, trained: Trained) -> None:
+        from danlu.deploy.capture import STAGE_PREFIX, Probed, full_precision
+
+        settings = trained.preprocess.settings
+        self.name = str(trained.run.path)
+        self.classes, self.size = trained.classes, settings.picture_size
+        self.channels: int = settings.channels
+        # The logits come from the network as it was trained and evaluated, not from what was made for the export.
+        self._network, self._probed = trained.picture_model, Probed(trained).eval()
+        self._full_precision, self._prefix = full_precision, STAGE_PREFIX
+
+    def logits(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return logits [B, K] for uint8 pictures [B, h, w, C]."""
+        with self._full_precision():
+            return _array(self._network(_tensor(pictures)))
+
+    def stages(self, pictures: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """Return the output of each stage, the preprocessing first and the logits last."""
+        with self._full_precision():
+            values = dict(zip(self._probed.output_names, self._probed(_tensor(pictures)), strict=True))
+        staged = {name: value for name, value in values.items() if name.startswith(self._prefix)}
+        named = {name.removeprefix(self._prefix): _array(value) for name, value in staged.items()}
+        return {**named, LOGITS: _array(values[LOGITS])}
+
+
+def _tensor(pictures: NDArray[np.uint8]) -> Any:
+    import torch
+
+    # torch warns of memory it may not write to; it does not write.
+    return torch.from_numpy(pictures if pictures.flags.writeable else pictures.copy())
+
+
+def _array(tensor: Any) -> NDArray[np.float32]:
+    return np.asarray(tensor.detach().numpy(), dtype=np.float32)
+
+
+class ArtifactSubject:
+    """An artifact in ONNX Runtime.
+
+    Args:
+        model: the bytes of the ONNX file.
+        name: what messages call it.
+        threads: of one prediction.
+    """
+
+    def __init__(self, model: bytes, name: str, threads: int | None = None) -> None:
+        self.name, self._model, self._threads = name, model, threads
+        self.runtime = OnnxRuntime.load(model, threads=threads)
+        self.info = ArtifactInfo.from_metadata(self.runtime.metadata, name)
+        self.precision, self.classes = self.info.precision, self.info.classes
+        self.size, self.channels = self.info.picture_size, self.info.channels
+        self._staged: OnnxRuntime | None = None
+
+    def logits(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return logits [B, K] for uint8 pictures [B, H, W, C] of any size."""
+        return np.asarray(self.runtime.predict(pictures, [LOGITS])[LOGITS], dtype=np.float32)
+
+    def probabilities(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return probabilities [B, K] for uint8 pictures [B, H, W, C] of any size."""
+        return np.asarray(self.runtime.predict(pictures, ["probabilities"])["probabilities"], dtype=np.float32)
+
+    def stages(self, pictures: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """Return the output of each stage, the preprocessing first and the logits last."""
+        tensors = [*self.info.stages.values(), LOGITS]
+        if self._staged is None:
+            # The artifact itself gives no stages; this is the same graph with more outputs.
+            shown = with_outputs(parse_model(self._model, self.name), tensors)
+            self._staged = OnnxRuntime.load(shown.SerializeToString(), threads=self._threads)
+        values = self._staged.predict(pictures, tensors)
+        return {stage: np.asarray(values[name], dtype=np.float32) for stage, name in self.info.stages.items()} | {
+            LOGITS: np.asarray(values[LOGITS], dtype=np.float32)
+        }
+
+
+def open_subject(source: Path | str | Trained, threads: int | None = None) -> Subject:
+    """Open a run folder, an artifact, or a network that is already open.
+
+    Raises:
+        InputError: neither a run folder nor an artifact.
+    """
+    if not isinstance(source, Path | str):
+        return EagerSubject(source)
+    path = Path(source)
+    if path.is_dir():
+        from danlu.tasks.trained import open_trained
+
+        return EagerSubject(open_trained(path))
+    if path.suffix.lower() != ".onnx" and not path.is_file():
+        raise InputError("is neither a run folder nor an artifact", where=str(path), mend="give RUN or RUN/model.onnx")
+    model = read_bytes(path)
+    parse_model(model, str(path))
+    return ArtifactSubject(model, str(path), threads)

@@ -1,0 +1,370 @@
+"""The training loop, readable from top to bottom.
+
+It knows steps, epochs, signals, the log and checkpoints. What a batch means is the task's business: the loop hands
+pictures and labels to ``task.collate`` and gets a loss back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from danlu.augment.base import Draws
+from danlu.augment.chain import Chain
+from danlu.core import seeds
+from danlu.core.errors import CheckFailed, InputError, Stopped
+from danlu.core.log import Advance, logger, progress
+from danlu.core.records import RunFolder
+from danlu.data.loader import Loader
+from danlu.data.sample import Dataset
+from danlu.models.weights import load_state
+from danlu.tasks.classification import Batch, Classification
+from danlu.tasks.preprocess import PictureModel
+from danlu.train.checkpoint import Checkpoint, Checkpoints
+from danlu.train.ema import MovingAverage
+from danlu.train.optimizers import Sgd
+from danlu.train.precision import autocast
+from danlu.train.schedule import learning_rate
+from danlu.train.settings import TrainConfig
+from danlu.train.signals import StopRequest, stop_requests
+from danlu.train.state import Best, State, Tally
+
+__all__ = ["Diverged", "LossWatch", "Split", "Training", "stack"]
+
+_VALIDATION_BATCH = 256
+_LOG_LINES_AN_EPOCH = 100
+# Prefix of the raw weights in the optimiser's file, when the weights that are delivered are a moving average.
+_RAW = "raw:"
+
+
+class Diverged(CheckFailed):
+    """The loss or the weights are no longer finite; ``ids`` are the samples of the batch it was first seen in."""
+
+    def __init__(self, message: str, ids: list[str]) -> None:
+        super().__init__(message)
+        self.ids = ids
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split and its pictures in the size the network is fed."""
+
+    dataset: Dataset
+    loader: Loader
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def ids(self, indices: NDArray[np.int64]) -> list[str]:
+        """Return the sample ids at ``indices``."""
+        ids = self.dataset.ids
+        return [ids[index] for index in indices.tolist()]
+
+    def batches(self, parts: list[NDArray[np.int64]]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
+        """Yield (indices [B], pictures uint8 [B, H, W, C]) for each part, decoding ahead where that is needed."""
+        return self.loader.prefetch(parts)
+
+
+@dataclass
+class Training:
+    """Everything one training needs; ``run_to_end`` is the loop.
+
+    Attributes:
+        run: where log and checkpoints go.
+        config: the effective settings.
+        seed: of order and augmentation.
+        task: gives loss and metrics.
+        model: uint8 pictures [B, H, W, C] -> logits.
+        optimizer: over the network's parameters.
+        device: where the model is.
+        precision: ``fp32`` or ``bf16``.
+        chain: the augmentations.
+        train: the training split.
+        validation: the validation split; the test split is not known here.
+        checkpoints: where checkpoints go.
+        state: where training stands.
+        average: a moving average of the weights, if wanted.
+        last_indices: the samples of the last step's batch.
+    """
+
+    run: RunFolder
+    config: TrainConfig
+    seed: int
+    task: Classification
+    model: PictureModel
+    optimizer: Sgd
+    device: torch.device
+    precision: str
+    chain: Chain
+    train: Split
+    validation: Split
+    checkpoints: Checkpoints
+    state: State = field(default_factory=State)
+    average: MovingAverage | None = None
+    last_indices: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in the training split."""
+        return len(self.train) // self.config.batch_size
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole training."""
+        return self.steps_per_epoch * self.config.epochs
+
+    def run_to_end(self) -> None:
+        """Train from ``state`` to the last epoch.
+
+        Raises:
+            Diverged: the loss or the weights are no longer finite.
+            Stopped: a signal came; the state is saved.
+        """
+        size, begin = self.config.batch_size, self.state.step
+        with stop_requests() as stop, progress("train", (self.total_steps - begin) * size, "pictures") as bar:
+
+            def advance(step: int, text: str) -> None:
+                bar((step - begin) * size, text)
+
+            while self.state.epoch < self.config.epochs:
+                self._train_epoch(stop, advance)
+                validation = self._validate(stop)
+                self._finish_epoch(validation, advance)
+
+    def _train_epoch(self, stop: StopRequest, advance: Advance) -> None:
+        """Do the steps of the running epoch that are not done yet."""
+        state, size, steps = self.state, self.config.batch_size, self.steps_per_epoch
+        order = seeds.permutation(len(self.train), "train/order", self.seed, state.epoch)
+        parts = [order[k * size : (k + 1) * size] for k in range(state.position, steps)]
+        watch = LossWatch(self, order, log_every=-(-steps // _LOG_LINES_AN_EPOCH))
+        self.model.train()
+        last_saved = begin = time.monotonic()
+        seconds_before = state.train_seconds
+        for indices, pictures in self.train.batches(parts):
+            lr = learning_rate(state.step, self.total_steps, self.config.optimizer.lr, self.config.schedule)
+            batch = self.make_batch(indices, pictures, state.epoch)
+            losses = self.do_step(batch, lr, state.step)
+            state.step += 1
+            state.position += 1
+            watch.see(losses, lr)
+            now = time.monotonic()
+            state.train_seconds = seconds_before + now - begin
+            advance(state.step, watch.text)
+            if stop.number is not None or now - last_saved >= self.config.checkpoint_seconds:
+                watch.flush()
+                self._stop_if_asked(stop)
+                self.save()
+                last_saved = time.monotonic()
+        watch.flush()
+        self.check_weights()
+        state.epoch_seconds = state.train_seconds
+
+    def make_batch(self, indices: NDArray[np.int64], pictures: NDArray[np.uint8], epoch: int) -> Batch:
+        """Return the augmented batch of the samples at ``indices``, on the device."""
+        self.last_indices = indices
+        augmented = self.chain.pictures(torch.from_numpy(pictures), Draws(self.seed, epoch, indices))
+        labels = self.train.dataset.labels[indices]
+        return self.task.collate(augmented.numpy(), labels, self.train.ids(indices)).to(self.device)
+
+    def do_step(self, batch: Batch, lr: float, step: int) -> dict[str, Tensor]:
+        """Forward, backward and update on one batch; return the task's figures, not yet waited for."""
+        # What draws from torch's generators (dropout) depends on the step alone, so that no generator state is kept.
+        torch.manual_seed(seeds.derive_seed("train/step", self.seed, step))
+        with autocast(self.device, self.precision):
+            losses = self.task.loss(self.model, batch, None)
+        losses["loss"].backward()  # type: ignore[no-untyped-call]
+        if self.config.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self.optimizer.step(lr)
+        self.optimizer.forget_gradients()
+        if self.average is not None:
+            self.average.update(step + 1)
+        return losses
+
+    def _validate(self, stop: StopRequest) -> dict[str, float]:
+        """Return the mean figures over the validation split, as the weights to be delivered give them."""
+        begin = time.monotonic()
+        tally = Tally()
+        indices = np.arange(len(self.validation), dtype=np.int64)
+        parts = [indices[k : k + _VALIDATION_BATCH] for k in range(0, len(indices), _VALIDATION_BATCH)]
+        self.model.eval()
+        with torch.no_grad(), contextlib.nullcontext() if self.average is None else self.average.in_place():
+            for part, pictures in self.validation.batches(parts):
+                labels = self.validation.dataset.labels[part]
+                batch = self.task.collate(pictures, labels, self.validation.ids(part)).to(self.device)
+                with autocast(self.device, self.precision):
+                    losses = self.task.loss(self.model, batch, None)
+                tally.add(tuple(losses), stack(losses).unsqueeze(0))
+                if stop.number is not None:
+                    break
+        self._stop_if_asked(stop)
+        self.state.epoch_seconds += time.monotonic() - begin
+        means = tally.means()
+        for name, value in means.items():
+            if not math.isfinite(value):
+                self.stop_diverged(f"the validation {name} is {value}", self.state.step, [])
+        return means
+
+    def _finish_epoch(self, validation: dict[str, float], advance: Advance) -> None:
+        """Compare with the best epoch, log, move on to the next epoch and save."""
+        state = self.state
+        metric, direction = self.task.best
+        value = validation[metric] if direction == "max" else -validation[metric]
+        best = Best(epoch=state.epoch, step=state.step, metric=metric, value=value, loss=validation["loss"])
+        if state.best is None or (best.value, -best.loss) > (state.best.value, -state.best.loss):
+            state.best = best
+        pictures = self.steps_per_epoch * self.config.batch_size
+        self.log(
+            kind="epoch",
+            epoch=state.epoch,
+            step=state.step,
+            train=Tally(state.sums).means(),
+            validation=validation,
+            lr=learning_rate(state.step - 1, self.total_steps, self.config.optimizer.lr, self.config.schedule),
+            seconds=state.epoch_seconds,
+            pictures_per_second=pictures / max(state.train_seconds, 1e-9),
+        )
+        logger.debug("epoch %d: %s %.4f, best %.4f", state.epoch + 1, metric, validation[metric], abs(state.best.value))
+        state.total_seconds += state.epoch_seconds
+        state.total_train_seconds += state.train_seconds
+        state.epoch += 1
+        state.position, state.sums, state.train_seconds, state.epoch_seconds = 0, {}, 0.0, 0.0
+        advance(state.step, f"epoch {state.epoch}, validation {metric} {validation[metric]:.4f}")
+        self.save()
+
+    def _stop_if_asked(self, stop: StopRequest) -> None:
+        if stop.number is None:
+            return
+        self.save()
+        message = f"stopped after step {self.state.step} of {self.total_steps}; the state is saved"
+        raise Stopped(f"{message}: danlu resume {self.run.path}", stop.number)
+
+    def log(self, **entry: Any) -> None:
+        """Append one line to the log; a disk that is full is a named error."""
+        try:
+            self.run.append_log(**entry)
+        except OSError as error:
+            raise InputError(
+                f"cannot be written ({error.strerror or error})",
+                where=str(self.run.log_path),
+                mend=f"free some space, then: danlu resume {self.run.path}",
+            ) from error
+
+    def check_weights(self) -> None:
+        """Refuse to go on with weights that are not finite: the last update may have broken them unseen by a loss.
+
+        Raises:
+            Diverged: they are not.
+        """
+        state = self.model.network.state_dict()
+        bad = [name for name, value in state.items() if not bool(torch.isfinite(value).all())]
+        if bad:
+            what = f"the weights are no longer finite ({', '.join(bad[:3])})"
+            self.stop_diverged(what, self.state.step, self.train.ids(self.last_indices))
+
+    def save(self) -> None:
+        """Write a checkpoint of the present state.
+
+        Raises:
+            Diverged: the weights are not finite; nothing was written.
+            InputError: the disk is full; earlier checkpoints are still there.
+        """
+        self.check_weights()
+        network = self.model.network.state_dict()
+        self.state.log_length = self.run.log_length()
+        delivered, extra = network, self.optimizer.state()
+        if self.average is not None:
+            delivered = self.average.average
+            extra |= {_RAW + name: value for name, value in network.items()}
+        self.checkpoints.save(self.state, delivered, extra)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Put weights, optimiser and state of ``checkpoint`` back.
+
+        Raises:
+            InputError: its tensors fit another network.
+        """
+        where = f"{self.checkpoints.folder / checkpoint.name}"
+        raw = {n.removeprefix(_RAW): v for n, v in checkpoint.optimizer.items() if n.startswith(_RAW)}
+        load_state(self.model.network, raw or checkpoint.weights, where)
+        if self.average is not None:
+            self.average.load(checkpoint.weights)
+        rest = {name: value for name, value in checkpoint.optimizer.items() if not name.startswith(_RAW)}
+        self.optimizer.load(rest, where)
+        self.state = checkpoint.state
+
+    def stop_diverged(self, what: str, step: int, ids: list[str]) -> NoReturn:
+        """Log what happened and stop; the last checkpoint is from before it.
+
+        Raises:
+            Diverged: always.
+        """
+        self.log(kind="event", what="diverged", epoch=self.state.epoch, step=step, reason=what, ids=ids)
+        shown = ", ".join(ids[:8]) + (f", … ({len(ids)} in all, see {self.run.log_path})" if len(ids) > 8 else "")
+        where = f"; the samples of its batch: {shown}" if ids else ""
+        mend = (
+            f"{self.checkpoints.folder} holds the state before it. Try a lower optimizer.lr, clip=1, or precision=fp32"
+        )
+        raise Diverged(f"training diverged at step {step}: {what}{where}\n  mend: {mend}", ids)
+
+
+class LossWatch:
+    """Keeps the figures of each step on the device, and looks at them only every few steps.
+
+    Waiting for a number at each step would hold an accelerator up. A loss that is not finite is found at the next look,
+    and the stored figures say which step, hence which samples, it came from.
+    """
+
+    def __init__(self, training: Training, order: NDArray[np.int64], log_every: int) -> None:
+        self.training, self.order, self.log_every = training, order, log_every
+        self.rows: list[Tensor] = []
+        self.names: tuple[str, ...] = ()
+        self.lr = 0.0
+        self.text = ""
+        self.tally = Tally(training.state.sums)
+
+    def see(self, losses: dict[str, Tensor], lr: float) -> None:
+        """Note the figures of the step just done; every ``log_every`` steps of the epoch write a line."""
+        self.names, self.lr = tuple(losses), lr
+        self.rows.append(stack(losses))
+        if self.training.state.position % self.log_every == 0:
+            last = self.flush()
+            state = self.training.state
+            self.training.log(kind="step", step=state.step, epoch=state.epoch, loss=last["loss"], lr=lr)
+            self.text = f"epoch {state.epoch + 1}, loss {last['loss']:.4f}"
+
+    def flush(self) -> dict[str, float]:
+        """Look at all figures not yet looked at; return those of the last step.
+
+        Raises:
+            Diverged: one of them is not finite.
+        """
+        if not self.rows:
+            return {}
+        rows = torch.stack(self.rows).cpu()
+        state, size = self.training.state, self.training.config.batch_size
+        finite = torch.isfinite(rows).all(1)
+        if not bool(finite.all()):
+            first = int((~finite).int().argmax())
+            position = state.position - len(self.rows) + first
+            ids = self.training.train.ids(self.order[position * size : (position + 1) * size])
+            value = float(rows[first, self.names.index("loss")])
+            self.training.stop_diverged(f"the loss is {value}", state.step - len(self.rows) + first + 1, ids)
+        self.tally.add(self.names, rows)
+        state.sums = self.tally.sums
+        self.rows = []
+        return dict(zip(self.names, rows[-1].tolist(), strict=True))
+
+
+def stack(losses: dict[str, Tensor]) -> Tensor:
+    """Return the figures of one step as a float32 tensor [len(losses)], cut from the graph."""
+    return torch.stack([value.detach().float() for value in losses.values()])

@@ -1,0 +1,117 @@
+"""What is chosen by a short measurement before the first step: processor threads, and epochs that fit a time budget.
+
+It is measured once, on a copy of the network, written down as effective settings and never measured again: resume
+reuses it, because another thread count would change the last bits of every sum.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from danlu.core.environment import usable_cores
+from danlu.core.errors import InputError
+from danlu.train.loop import Training
+from danlu.train.optimizers import make_optimizer
+
+__all__ = ["check_threads", "choose_threads", "fit_epochs", "step_probe", "time_steps"]
+
+# A second thread has to win by this much: it heats, and a busy neighbour turns it into a loss.
+_WORTH = 1.05
+_SECONDS, _MOST_ROUNDS, _FEWEST_ROUNDS = 0.8, 15, 3
+# A budget buys at most this many times the recipe's epochs; more would only fit the training pictures by heart.
+_MOST_TIMES = 4
+# Validation passes forward only: about a third of a training step for the same pictures.
+_VALIDATION_SHARE = 1 / 3
+
+
+def check_threads(threads: int | None) -> None:
+    """Refuse a number of threads that cannot be.
+
+    Raises:
+        InputError: below 1 or above 1,024.
+    """
+    if threads is not None and not 1 <= threads <= 1024:
+        raise InputError(f"{threads} threads", where="--threads", allowed=["1 … 1024"])
+
+
+def step_probe(training: Training) -> Callable[[], None]:
+    """Return a function that does one training step on a copy of the network; ``training`` stays as it is."""
+    probe = copy.copy(training)
+    probe.model = copy.deepcopy(training.model)
+    probe.average = None
+    (phase,) = probe.task.phases(probe.model)
+    probe.optimizer = make_optimizer(probe.model.network, phase.parameters, training.config.optimizer)
+    probe.model.train()
+    indices = np.arange(training.config.batch_size, dtype=np.int64)
+    pictures = training.train.loader.pictures(indices)
+    # A rate that moves nothing: only the time counts, and the weights must stay finite.
+    rate = 1e-12
+
+    def step() -> None:
+        losses = probe.do_step(probe.make_batch(indices, pictures, 0), rate, 0)
+        float(losses["loss"].detach())  # wait for the device
+
+    return step
+
+
+def time_steps(step: Callable[[], None], candidates: Sequence[int]) -> dict[int, float]:
+    """Return the median seconds of one step for each number of threads, measured in turn after a warm-up."""
+    times: dict[int, list[float]] = {threads: [] for threads in candidates}
+    for round_number in range(-1, _MOST_ROUNDS):
+        for threads in candidates:
+            torch.set_num_threads(threads)
+            step()  # the first step after a change pays for waking the threads
+            begin = time.perf_counter()
+            step()
+            if round_number >= 0:
+                times[threads].append(time.perf_counter() - begin)
+        if round_number + 1 >= _FEWEST_ROUNDS and sum(map(sum, times.values())) > _SECONDS * len(candidates):
+            break
+    return {threads: statistics.median(found) for threads, found in times.items()}
+
+
+def _candidates() -> list[int]:
+    most = usable_cores()
+    if (told := os.environ.get("OMP_NUM_THREADS", "")).isdigit() and int(told) > 0:
+        most = min(most, int(told))
+    return sorted({1, max(1, most // 2), most})
+
+
+def choose_threads(step: Callable[[], None], given: int | None, on_processor: bool) -> tuple[int, str, float | None]:
+    """Return the number of threads to train with, why, and the seconds of one step where they were measured."""
+    if given is not None:
+        return given, "asked for", None
+    candidates = _candidates()
+    if not on_processor:
+        return candidates[-1], "all usable cores: the network runs elsewhere", None
+    if len(candidates) == 1:
+        return 1, "one usable core", None
+    seconds = time_steps(step, candidates)
+    best = min(candidates, key=lambda threads: (seconds[threads], threads))
+    chosen = next(threads for threads in candidates if seconds[threads] <= seconds[best] * _WORTH)
+    measured = ", ".join(f"{threads}: {seconds[threads] * 1e3:.1f} ms" for threads in candidates)
+    return chosen, f"median time of a step by threads: {measured}", seconds[chosen]
+
+
+def fit_epochs(training: Training, step_seconds: float) -> tuple[int, str]:
+    """Return how many epochs fit ``training.config.budget`` seconds at ``step_seconds`` a step, and why so many."""
+    config, steps = training.config, training.steps_per_epoch
+    assert config.budget is not None
+    validation = len(training.validation) / config.batch_size * _VALIDATION_SHARE
+    epoch = step_seconds * (steps + validation)
+    fitting = math.floor(config.budget / epoch)
+    epochs = max(1, min(fitting, _MOST_TIMES * config.epochs))
+    why = f"an epoch takes about {epoch:.1f} s of the budget of {config.budget:g} s"
+    if fitting < 1:
+        why += "; one epoch is the least, so it will take longer than asked for"
+    elif epochs < fitting:
+        why += f"; {fitting:,} would fit, but at most {_MOST_TIMES} times the recipe's {config.epochs} are taken"
+    return epochs, why

@@ -1,0 +1,152 @@
+"""What takes effect in a run: the ``effective`` section of ``config.json``, written once and read by resume."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from danlu.augment.chain import make_chain
+from danlu.core import seeds
+from danlu.core.environment import usable_cores
+from danlu.core.errors import InputError
+from danlu.core.records import RunFolder
+from danlu.core.settings import make_settings
+from danlu.data.load import Data
+from danlu.data.loader import Loader
+from danlu.models import create_model
+from danlu.tasks.classification import Classification
+from danlu.tasks.preprocess import PictureModel, Preprocess, PreprocessSettings
+from danlu.train.checkpoint import Checkpoints
+from danlu.train.ema import MovingAverage
+from danlu.train.loop import Split, Training
+from danlu.train.optimizers import make_optimizer
+from danlu.train.settings import TrainConfig
+
+__all__ = ["Plan", "data_section", "differences"]
+
+
+def data_section(data: Data) -> dict[str, Any]:
+    """Return what identifies the data a run was trained on."""
+    record = data.to_record()
+    return {key: record[key] for key in ("name", "source", "hash", "classes", "sizes", "seed")}
+
+
+def differences(old: Any, new: Any, key: str = "") -> list[str]:
+    """Return one line for each value that differs between two JSON documents: ``key: old → new``."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = []
+        for name in sorted(old.keys() | new.keys()):
+            found += differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+        return found
+    return [] if old == new else [f"{key}: {old!r} → {new!r}"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The effective settings of a run.
+
+    Attributes:
+        data: see :func:`data_section`.
+        model: the network's registered name.
+        preprocess: how pictures reach it.
+        config: the training settings, epochs fitted.
+        recipe: where they came from.
+        device: where the network runs.
+        precision: ``fp32`` or ``bf16``.
+        threads: processor threads.
+        seed: of initialisation, order and augmentation.
+    """
+
+    data: dict[str, Any]
+    model: str
+    preprocess: PreprocessSettings
+    config: TrainConfig
+    recipe: str
+    device: str
+    precision: str
+    threads: int
+    seed: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the ``effective`` section of ``config.json``."""
+        return {
+            "data": self.data,
+            "task": Classification.name,
+            "model": {
+                "name": self.model,
+                "num_classes": len(self.data["classes"]),
+                "in_channels": self.preprocess.channels,
+            },
+            "preprocess": self.preprocess.model_dump(mode="json"),
+            "recipe": self.recipe,
+            "train": self.config.model_dump(mode="json"),
+            "machine": {
+                "device": self.device,
+                "threads": self.threads,
+                "precision": self.precision,
+                "channels_last": self.config.channels_last,
+            },
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_json(cls, effective: Mapping[str, Any], where: str) -> Plan:
+        """Return the plan that :meth:`to_json` wrote.
+
+        Raises:
+            InputError: a key is missing, unknown or out of its range.
+        """
+        try:
+            machine = effective["machine"]
+            return cls(
+                data=effective["data"],
+                model=effective["model"]["name"],
+                preprocess=make_settings(PreprocessSettings, effective["preprocess"], f"{where}, preprocess"),
+                config=make_settings(TrainConfig, effective["train"], f"{where}, train"),
+                recipe=effective["recipe"],
+                device=machine["device"],
+                precision=machine["precision"],
+                threads=machine["threads"],
+                seed=effective["seed"],
+            )
+        except (KeyError, TypeError) as error:
+            raise InputError(f"is no configuration of a training run: {error}", where=where) from None
+
+    def with_threads(self, threads: int) -> Plan:
+        """Return the plan with another number of threads."""
+        return replace(self, threads=threads)
+
+    def with_epochs(self, epochs: int) -> Plan:
+        """Return the plan with another number of epochs."""
+        return replace(self, config=self.config.model_copy(update={"epochs": epochs}))
+
+    def build(self, data: Data, run: RunFolder) -> Training:
+        """Build everything the loop needs, with a freshly initialised network that depends on the seed alone."""
+        torch.manual_seed(seeds.derive_seed("train/initialise", self.seed))
+        network = create_model(self.model, num_classes=len(data.classes), in_channels=self.preprocess.channels)
+        device = torch.device(self.device)
+        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
+        network = network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+        model = PictureModel(Preprocess(self.preprocess), network).to(device)
+        task = Classification(data.classes, label_smoothing=self.config.label_smoothing)
+        (phase,) = task.phases(model)
+        size, channels = self.preprocess.picture_size, self.preprocess.channels
+        decoders = max(2, usable_cores())
+        return Training(
+            run=run,
+            config=self.config,
+            seed=self.seed,
+            task=task,
+            model=model,
+            optimizer=make_optimizer(network, phase.parameters, self.config.optimizer),
+            device=device,
+            precision=self.precision,
+            chain=make_chain(self.config.augment),
+            train=Split(data.train, Loader(data.train, size, channels, threads=decoders)),
+            validation=Split(data.validation, Loader(data.validation, size, channels, threads=decoders)),
+            checkpoints=Checkpoints(run.checkpoints, self.config.keep),
+            average=None if self.config.ema is None else MovingAverage(network, self.config.ema),
+        )

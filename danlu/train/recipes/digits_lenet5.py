@@ -1,0 +1,28 @@
+"""The embedded digits with LeNet-5."""
+
+from __future__ import annotations
+
+from danlu.train.recipes import RECIPES
+from danlu.train.settings import OptimizerSettings, ScheduleSettings, TrainConfig
+
+__all__ = ["digits_lenet5"]
+
+
+def digits_lenet5(samples: int) -> TrainConfig:
+    """danlu train digits --model lenet5
+
+    Expected:
+    Cost:
+    Hardware: two processor cores.
+    """
+    return TrainConfig(
+        epochs=30,
+        batch_size=64,
+        optimizer=OptimizerSettings(lr=0.05, momentum=0.9, weight_decay=5e-4),
+        schedule=ScheduleSettings(warmup=0.1),
+        label_smoothing=0.05,
+        augment=({"name": "pad_crop", "padding": 1},),
+    )
+
+
+RECIPES.register("digits-lenet5", digits_lenet5, __name__, title="digits with LeNet-5", data="digits", model="lenet5")

@@ -1,0 +1,213 @@
+"""Start a run: what can be wrong is found before anything is written; then it is written down and trained."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from danlu.augment.chain import make_chain
+from danlu.core import files
+from danlu.core.environment import describe_environment
+from danlu.core.errors import InputError
+from danlu.core.log import logger
+from danlu.core.records import SCHEMA, RunFolder, new_run_folder
+from danlu.data.load import Data
+from danlu.models.weights import load_weights
+from danlu.train.choose import choose_config, choose_model, choose_pictures, choose_recipe
+from danlu.train.loop import Training
+from danlu.train.measure import check_threads, choose_threads, fit_epochs, step_probe, time_steps
+from danlu.train.pictures import write_augmented
+from danlu.train.plan import Plan, data_section
+from danlu.train.precision import choose_device, choose_precision
+
+__all__ = ["environment_record", "finish", "settled", "start"]
+
+
+def start(
+    data: Data,
+    *,
+    model: str,
+    recipe: str | None,
+    overrides: dict[str, Any],
+    out: Path | None,
+    seed: int,
+    device: str,
+    threads: int | None,
+    weights: Path | None,
+    requested: dict[str, Any],
+) -> RunFolder:
+    """Choose, check, write down, train; see :func:`danlu.train.train`."""
+    check_threads(threads)
+    plan, why = _choose(data, model=model, recipe=recipe, overrides=overrides, seed=seed, device=device)
+    with settled(plan):
+        # Built once to no folder, so that weights that do not fit are found before a folder is made.
+        training = plan.build(data, RunFolder(Path()))
+        if weights is not None:
+            load_weights(training.model.network, weights)
+        run = new_run_folder(out, data.name, plan.model)
+        with run.locked():
+            if run.config_path.exists():
+                # Another run took the folder between the look and the lock, and has finished already.
+                raise InputError("was taken by another run", where=str(run.path), mend="give another --out")
+            training.run, training.checkpoints.folder = run, run.checkpoints
+            plan = _measure(plan, training, threads, why)
+            asked = _requested(model, recipe, overrides, seed, device, threads, weights)
+            _write_down(run, data, plan, training, {**asked, **requested}, why)
+            training.run_to_end()
+            finish(training)
+    return run
+
+
+def _choose(
+    data: Data, *, model: str, recipe: str | None, overrides: dict[str, Any], seed: int, device: str
+) -> tuple[Plan, dict[str, str]]:
+    """Return what takes effect as far as it needs no measurement, and why."""
+    why: dict[str, str] = {}
+    name, why["model"] = choose_model(model, data.picture, len(data.classes))
+    recipe_name, why["recipe"] = choose_recipe(recipe, data.name, name)
+    config = choose_config(recipe_name, len(data.train), overrides)
+    make_chain(config.augment)
+    _check_data(data, config.batch_size)
+    preprocess, why["picture_size"] = choose_pictures(config, data, name)
+    chosen = choose_device(device)
+    precision, why["precision"] = choose_precision(config.precision, chosen)
+    plan = Plan(
+        data=data_section(data),
+        model=name,
+        preprocess=preprocess,
+        config=config,
+        recipe=recipe_name,
+        device=str(chosen),
+        precision=precision,
+        threads=torch.get_num_threads(),
+        seed=seed,
+    )
+    return plan, why
+
+
+def _check_data(data: Data, batch_size: int) -> None:
+    if len(data.classes) < 2:
+        raise InputError(
+            f"one class only ({', '.join(data.classes)}), a classifier needs two",
+            where=data.source,
+            mend="add a folder for another class",
+        )
+    for name in ("train", "validation"):
+        if not len(data.split(name)):
+            raise InputError(f"the {name} split is empty", where=data.source, mend="add pictures")
+    data.check_batch(batch_size, "batch_size")
+
+
+@contextlib.contextmanager
+def settled(plan: Plan) -> Iterator[None]:
+    """Train with the plan's threads; threads and torch's generators are as before when the block ends."""
+    threads = torch.get_num_threads()
+    devices = [torch.device(plan.device)] if plan.device.startswith("cuda") else []
+    torch.set_num_threads(plan.threads)
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _measure(plan: Plan, training: Training, given: int | None, why: dict[str, str]) -> Plan:
+    """Return the plan with threads and epochs measured where they were not given."""
+    probe = step_probe(training)
+    threads, why["threads"], seconds = choose_threads(probe, given, training.device.type == "cpu")
+    torch.set_num_threads(threads)
+    plan = plan.with_threads(threads)
+    if plan.config.budget is not None:
+        if seconds is None:
+            seconds = time_steps(probe, [threads])[threads]
+        epochs, why["epochs"] = fit_epochs(training, seconds)
+        plan = plan.with_epochs(epochs)
+    training.config = plan.config
+    return plan
+
+
+def _requested(
+    model: str,
+    recipe: str | None,
+    overrides: dict[str, Any],
+    seed: int,
+    device: str,
+    threads: int | None,
+    weights: Path | None,
+) -> dict[str, Any]:
+    return {
+        "model": model,
+        "recipe": recipe,
+        "set": overrides,
+        "seed": seed,
+        "device": device,
+        "threads": threads,
+        "weights": None if weights is None else {"file": str(weights), "sha256": files.sha256_file(weights)},
+    }
+
+
+def _write_down(
+    run: RunFolder, data: Data, plan: Plan, training: Training, requested: dict[str, Any], why: dict[str, str]
+) -> None:
+    """Write config, record, a picture of an augmented batch and the checkpoint of step 0."""
+    for key, reason in why.items():
+        logger.info("%s: %s", key, f"{plan.model}, {reason}" if key == "model" else reason)
+    effective = plan.to_json()
+    training.state.config = effective
+    run.checkpoints.mkdir(exist_ok=True)
+    # Weights, momentum and perhaps an average, in four bytes each.
+    training.checkpoints.check_space(16 * sum(p.numel() for p in training.model.parameters()) + 2**20)
+    # A checkpoint of the very start: resume works from the first step on, and a disk that fails is found now.
+    training.save()
+    run.update_record(data=data.to_record(), environment=environment_record(plan))
+    write_augmented(training, run.pictures / "augmented.png")
+    # Last, because it makes the folder a run: one that has a config has a checkpoint too.
+    document = {"schema": SCHEMA, "requested": requested, "effective": effective, "why": why}
+    files.write_json(run.config_path, document)
+
+
+def environment_record(plan: Plan) -> dict[str, Any]:
+    """Return the ``environment`` section of the record."""
+    found = {
+        "device": plan.device,
+        "threads": plan.threads,
+        "precision": plan.precision,
+        "channels_last": plan.config.channels_last,
+    }
+    if plan.device.startswith("cuda"):
+        found["gpu"] = torch.cuda.get_device_name(torch.device(plan.device))
+    return {**describe_environment(), **found}
+
+
+def finish(training: Training) -> None:
+    """Write the ``train`` section of the record: a run that has it is finished."""
+    state = training.state
+    best = state.best
+    assert best is not None
+    pictures = state.step * training.config.batch_size
+    value = best.value if training.task.best[1] == "max" else -best.value
+    training.run.update_record(
+        train={
+            "epochs": state.epoch,
+            "steps": state.step,
+            "seconds": state.total_seconds,
+            "pictures_per_second": pictures / max(state.total_train_seconds, 1e-9),
+            "best_epoch": best.epoch,
+            "best": {best.metric: value, "loss": best.loss},
+            "resumed": state.resumed,
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+    )
+    logger.info(
+        "trained %d epochs in %.1f s; best %s %.4f after epoch %d",
+        state.epoch,
+        state.total_seconds,
+        best.metric,
+        value,
+        best.epoch + 1,
+    )
