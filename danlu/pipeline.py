@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from danlu.core.errors import CheckFailed, InputError
 from danlu.core.log import logger
 from danlu.core.records import RunFolder, check_free, open_run_folder
+from danlu.core.settings import apply_overrides
 
 if TYPE_CHECKING:
     from danlu.data.load import Data
@@ -116,6 +117,7 @@ def begin(
     from danlu.data.load import load_data
     from danlu.models import MODELS
     from danlu.train.recipes import RECIPES
+    from danlu.train.settings import TrainConfig
 
     if model != "auto":
         MODELS.check(model, "--model")
@@ -123,6 +125,8 @@ def begin(
         RECIPES.check(recipe, "--recipe")
     if weights is not None and not weights.is_file():
         raise InputError("no such file", where=str(weights), mend="give a .safetensors or .pth file to --weights")
+    # Only a check: which recipe these settings go on top of is known once the data is.
+    apply_overrides(TrainConfig(), training.get("overrides") or {})
     check_free(out)
     with stages.stage("data", f"check and split {source}"):
         data = load_data(source, seed=seed, download=download)

@@ -1,8 +1,9 @@
 """Count multiply-adds and activation bytes, operator by operator, without computing anything.
 
 The network runs on the meta device, where tensors have shapes and no values, under a dispatch mode that sees every
-operator below autograd; fused attention, which would hide its products, is switched off. What runs inside a module's
-forward but in none of its children is that module's own.
+operator below autograd. The hooks that follow the modules also keep torch from running a whole attention layer as one
+operator, which would hide its products. What runs inside a module's forward but in none of its children is that
+module's own.
 """
 
 from __future__ import annotations
@@ -81,8 +82,6 @@ def count(model: nn.Module, shape: tuple[int, ...], dtype: torch.dtype = torch.f
     stack: list[Own] = []
     counter = _Counter(stack)
     handles = _follow(twin, owns, stack)
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
     try:
         pictures = torch.empty(shape, dtype=dtype, device="meta")
         counter.hold(pictures)
@@ -94,7 +93,6 @@ def count(model: nn.Module, shape: tuple[int, ...], dtype: torch.dtype = torch.f
         first = str(error).partition("\n")[0]
         raise InputError(f"cannot be counted without values: {first}", where=type(model).__name__) from error
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
         for handle in handles:
             handle.remove()
     own = list(owns.values())

@@ -1,11 +1,11 @@
 """Static INT8: weights int8 per channel, activations uint8 per tensor, calibrated on pictures; written as QDQ ONNX.
 
 A quantised value is ``scale * (integer - zero point)``. Weights are symmetric; the range of an activation is the
-smallest and largest value seen while the float network answers the calibration pictures (Jacob et al., "Quantization and
-Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", 2018). Ranges from percentiles or from
-entropy were measured too: on LeNet-5 and ResNet-20 they gave the same accuracy and logit error and took two to five
-times as long. Signed activations run at a quarter of the speed in ONNX Runtime. Logits and the output of every fully
-connected layer stay in float32.
+smallest and largest value seen while the float network answers the calibration pictures (Jacob et al.,
+"Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", 2018). Ranges from
+percentiles or from entropy were measured too: on LeNet-5 and ResNet-20 they gave the same accuracy and logit error and
+took two to five times as long. Signed activations run at a quarter of the speed in ONNX Runtime. Logits and the output
+of every fully connected layer stay in float32.
 """
 
 from __future__ import annotations

@@ -99,6 +99,8 @@ def _unpack(file: BinaryIO, folder: Path, limit: int, where: str) -> None:
             assert content is not None
             with content, open(target, "xb") as out:
                 shutil.copyfileobj(content, out, 1 << 20)
+    while capped.read(1 << 20):  # to the end, where the compression keeps its checksum
+        pass
 
 
 def unpack_tar(source: Path, target: Path, *, limit: int, begin: int = 0, length: int | None = None) -> Path:

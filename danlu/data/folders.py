@@ -46,4 +46,6 @@ def existing_folder(path: Path) -> Path:
         parent, name = parent.parent, parent.name
     beside = [text_of(entry.name) for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
     nearest = [text_of(parent / entry) for entry in nearest_names(text_of(name), beside)]
-    raise InputError("no such folder", where=text_of(path)[:400], nearest=nearest, mend="check the spelling of the path")
+    raise InputError(
+        "no such folder", where=text_of(path)[:400], nearest=nearest, mend="check the spelling of the path"
+    )

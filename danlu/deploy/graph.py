@@ -21,8 +21,8 @@ OPSET = 18  # the first whose Resize can be antialiased
 IR_VERSION = 10
 
 # The arithmetic of danlu.data.decode.fit, on [height, width] pairs in whole numbers. ONNX's `exclude_outside` is what
-# Pillow does at the border: weights outside the picture are dropped and the rest normalised. On uint8 pictures ONNX
-# Runtime then rounds as Pillow does, so that the two differ by at most one level, in a few pixels of a thousand.
+# Pillow does at the border: weights outside the picture are dropped and the rest normalised. ONNX Runtime resizes uint8
+# pictures in the fixed-point arithmetic of Pillow; where it rounds in another order, a value differs by one level.
 _FITTING = """<ir_version: {ir}, opset_import: ["" : {opset}]>
 fitting (uint8[batch, height, width, {c}] pictures) => (uint8[batch, {h}, {w}, {c}] fitted) {{
   size = Shape <start = 1, end = 3> (pictures)

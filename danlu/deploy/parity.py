@@ -2,7 +2,8 @@
 
 A float32 form passes when no logit differs by more than ``TOLERANCE`` of the largest |logit| of the split, and no
 picture changes its class, ties apart; a tie is a picture whose two largest logits lie within that tolerance. An INT8
-form passes when it loses at most the larger of 0.5 points of accuracy and two pictures. Validation decides, test reports.
+form passes when it loses at most the larger of 0.5 points of accuracy and two pictures. Validation decides, the test
+split reports.
 """
 
 from __future__ import annotations

@@ -24,14 +24,11 @@ TEXT: dict[str, tuple[str, str]] = {
     "sort_hint": ("Select a column heading to sort.", "点击列标题可排序。"),
     "not_run": ("Not run.", "未运行。"),
     "not_run_hint": ("<code>{command}</code> adds this section.", "运行 <code>{command}</code> 后会有这一节。"),
-    "show_all": ("Show all {n}", "显示全部 {n} 项"),
     "and_more": ("and {n} more", "另有 {n} 项"),
     "made_by": (
         "Made by danlu {version} from the records of this run alone.",
         "由 danlu {version} 仅凭本次运行的记录生成。",
     ),
-    "yes": ("yes", "是"),
-    "no": ("no", "否"),
     # Header
     "title": ("{model} on {data}", "{data} 上的 {model}"),
     "title_bare": ("Run", "运行"),
@@ -162,7 +159,6 @@ TEXT: dict[str, tuple[str, str]] = {
         "FP32 导出超出容差，未交付任何模型文件。首个出现差异的阶段：{stage}。",
     ),
     "no_log": ("The log holds no finished epoch.", "日志中没有完成的轮次。"),
-    "why_model": ("Why this model", "为何选此模型"),
     # Evaluation
     "evaluation": ("Evaluation", "评估"),
     "split": ("Split", "划分"),
@@ -204,10 +200,8 @@ TEXT: dict[str, tuple[str, str]] = {
     "missing_picture": ("picture missing", "缺少图片"),
     # Analysis
     "analysis": ("Model", "模型"),
-    "network": ("Network", "网络"),
     "parameters": ("Parameters", "参数量"),
     "macs": ("Multiply-adds", "乘加次数"),
-    "macs_note": ("for one picture", "每张图片"),
     "weight_bytes": ("Weights", "权重"),
     "activation_bytes": ("Activations", "激活值"),
     "peak_activation_bytes": ("Peak activations", "峰值激活"),
@@ -230,13 +224,12 @@ TEXT: dict[str, tuple[str, str]] = {
         "同一模型的三种形式。比值以 PyTorch eager 为基准；延迟取中位数。",
     ),
     "form": ("Form", "形式"),
-    "batch_1": ("Batch 1", "批量 1"),
     "batch_n": ("Batch {n}", "批量 {n}"),
     "test_accuracy": ("Test accuracy", "测试准确率"),
     "pytorch": ("PyTorch eager", "PyTorch eager"),
     "onnx_fp32": ("ONNX FP32", "ONNX FP32"),
     "onnx_int8": ("ONNX INT8", "ONNX INT8"),
-    "int8_reason": ("INT8: {reason}", "INT8：{reason}"),
+    "int8_reason": ("INT8: {reason}", "INT8 说明：{reason}"),
     "export_details": ("Details of the export", "导出详情"),
     "int8_left_out": ("INT8 was not asked for.", "未要求 INT8。"),
     # Parity
@@ -320,7 +313,6 @@ TEXT: dict[str, tuple[str, str]] = {
         "The files this page was made from, and what they vouch for.",
         "本页所依据的文件，以及它们所证明的内容。",
     ),
-    "item": ("Item", "项目"),
     "data_hash": ("data", "数据"),
 }
 

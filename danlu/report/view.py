@@ -34,7 +34,7 @@ from danlu.report.view_results import (
 )
 from danlu.report.view_training import TrainingView, training_view
 
-__all__ = ["Report", "make_view"]
+__all__ = ["EnvironmentView", "Report", "SettingRow", "make_view"]
 
 _STAGES = ("data", "train", "evaluate", "analyze", "export", "benchmark", "report")
 

@@ -15,9 +15,15 @@ from danlu.report.marks import bar
 from danlu.report.view_results import Result, read_result
 
 __all__ = [
+    "BenchmarkRow",
     "BenchmarkView",
+    "Comparison",
     "DeploymentView",
+    "FormRow",
+    "LayerError",
+    "ParityRow",
     "ParityView",
+    "RatioRow",
     "benchmark_view",
     "deployment_view",
     "parity_view",

@@ -15,7 +15,18 @@ from danlu.report.heatmap import LARGEST_MAP, Pair, confused_pairs, heat_map, re
 from danlu.report.marks import bar, spot
 from danlu.report.pictures import Picture, embed
 
-__all__ = ["AnalysisView", "EvaluationView", "Result", "analysis_view", "evaluation_view", "read_result"]
+__all__ = [
+    "AnalysisView",
+    "ClassRow",
+    "EvaluationView",
+    "LayerRow",
+    "Result",
+    "SplitRow",
+    "Worst",
+    "analysis_view",
+    "evaluation_view",
+    "read_result",
+]
 
 _MOST_PAIRS_BESIDE, _MOST_PAIRS_ALONE = 8, 24
 

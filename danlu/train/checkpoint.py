@@ -160,14 +160,18 @@ class Checkpoints:
     def _read_state(self, name: str) -> State:
         path = self.folder / name / _STATE
         manifest_path = self.folder / name / _MANIFEST
-        listed = check_schema(files.read_json(manifest_path), str(manifest_path)).get("files")
+        manifest = check_schema(files.read_json(manifest_path), str(manifest_path))
+        listed = manifest.get("files")
         if not isinstance(listed, dict) or not path.is_file() or files.sha256_file(path) != listed.get(_STATE):
             raise InputError(
                 "is missing, or was changed or damaged after it was written",
                 where=str(path),
                 mend="use another checkpoint of this run, or a copy",
             )
-        return State.from_json(check_schema(files.read_json(path), str(path)), str(path))
+        state = State.from_json(check_schema(files.read_json(path), str(path)), str(path))
+        if (manifest.get("step"), manifest.get("epoch")) != (state.step, state.epoch):
+            raise InputError("disagrees with the state it lies beside", where=str(manifest_path))
+        return state
 
     def newest_good(self) -> Checkpoint | None:
         """Return the newest checkpoint that is undamaged; None where there is none at all.

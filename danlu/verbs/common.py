@@ -46,6 +46,7 @@ class Output:
 
 
 def overrides_of(pairs: list[str] | None, epochs: int | None, budget: str | None) -> dict[str, Any]:
+    """Return the settings of ``--set``, ``--epochs`` and ``--budget`` by dotted key; each key once."""
     from danlu.core.settings import parse_duration, parse_overrides
 
     overrides = parse_overrides(pairs or [])
@@ -80,26 +81,28 @@ def requested_of(
 
 
 def run_output(path: Path) -> Output:
+    """Return what a person wants to know of a run: its figures, its files, what to do next."""
     from danlu.core.records import RunFolder
 
     folder = RunFolder(path)
     record = folder.read_record()
-    lines = [f"run       {path}"]
+    lines = [f"run        {path}"]
     for split, metrics in record.get("results", {}).items():
-        lines.append(f"{split:<10}accuracy {terminal.percent(metrics['accuracy'])}")
+        lines.append(f"{split:<11}accuracy {terminal.percent(metrics['accuracy'])}")
     if proof := parity_lines(record):
         lines.append(proof)
     for name, facts in record.get("artifacts", {}).items():
         if facts.get("file"):
-            lines.append(f"{name:<10}{path / facts['file']}  ({facts['bytes']:,} bytes)")
+            lines.append(f"{name:<11}{path / facts['file']}  ({facts['bytes']:,} bytes)")
     if folder.report_path.exists():
-        lines.append(f"report    {folder.report_path}")
+        lines.append(f"report     {folder.report_path}")
     else:
-        lines.append(f"next      danlu eval {path} DATA    danlu export {path}    danlu report {path}")
+        lines.append(f"next       danlu eval {path} DATA    danlu export {path}    danlu report {path}")
     return Output({"run": str(path), "record": record}, "\n".join(lines))
 
 
 def parity_lines(record: Mapping[str, Any]) -> str:
+    """Return a line for each parity proof of a record."""
     lines = []
     for name, proof in record.get("parity", {}).items():
         if not isinstance(proof, dict) or "validation" not in proof:

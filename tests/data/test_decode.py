@@ -26,11 +26,10 @@ def saved(image: Image.Image, form: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF", "PPM", "WEBP"])
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("form", "channels"), [("WEBP", 3), *((form, c) for form in ("PNG", "BMP", "TIFF", "PPM") for c in (1, 3))]
+)
 def test_lossless_formats_keep_every_pixel(form: str, channels: int) -> None:
-    if form == "WEBP" and channels == 1:
-        pytest.skip("WebP holds colour only")
     pixels = noise(7, 5, channels)
     options = {"lossless": True} if form == "WEBP" else {}
     found = decode(encoded(pixels, form, **options), None)
@@ -253,6 +252,22 @@ def test_extreme_shapes(height: int, width: int, size: tuple[int, int]) -> None:
     assert found.shape == (*size, 3)
     assert found.flags.c_contiguous
     assert (found == 77).all()
+
+
+def test_long_pictures_take_no_more_memory_than_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """B28: 1 × 60000 would become 224 × 13 million pixels if all of it were resized."""
+    made: list[int] = []
+    resize = Image.Image.resize
+
+    def counted(self: Image.Image, size: tuple[int, int], *rest: object) -> Image.Image:
+        made.append(size[0] * size[1])
+        assert made[-1] < 10 * 224 * 224, "too large"
+        return resize(self, size, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Image.Image, "resize", counted)
+    for shape in ((1, 60_000, 3), (60_000, 1, 3), (3, 9_000, 1)):
+        fit(np.zeros(shape, np.uint8), (224, 224))
+    assert len(made) == 3
 
 
 def test_the_middle_of_a_long_picture_is_kept() -> None:

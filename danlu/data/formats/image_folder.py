@@ -51,7 +51,7 @@ class Scan:
         return tuple(sorted({name for found in self.pictures.values() for name in found}))
 
 
-def is_picture_name(path: Path) -> bool:
+def _is_picture_name(path: Path) -> bool:
     """Return whether the file's suffix is one of a picture format that is read."""
     return path.suffix.lower() in SUFFIXES
 
@@ -65,7 +65,7 @@ def _visible_folders(path: Path) -> list[Path]:
 
 
 def _has_pictures(path: Path) -> bool:
-    return any(is_picture_name(entry) for entry in path.iterdir() if not _is_hidden(entry.name))
+    return any(_is_picture_name(entry) for entry in path.iterdir() if not _is_hidden(entry.name))
 
 
 def _other_reason(path: Path) -> str:
@@ -98,7 +98,7 @@ def _walk(folder: Path, root: Path, others: list[tuple[str, str]]) -> Iterator[P
         folders[:] = [name for name in folders if not _is_hidden(name) and not (here / name).is_symlink()]
         for name in files:
             path = here / name
-            if is_picture_name(path) and not _is_hidden(name):
+            if _is_picture_name(path) and not _is_hidden(name):
                 yield path.relative_to(root)
             else:
                 others.append((text_of(path.relative_to(root)), _other_reason(path)))
@@ -183,7 +183,7 @@ def scan(root: Path) -> Scan:
 
 
 def _loose_reason(path: Path) -> str:
-    return "lies in no class folder" if is_picture_name(path) else _other_reason(path)
+    return "lies in no class folder" if _is_picture_name(path) else _other_reason(path)
 
 
 class ImageFolder:

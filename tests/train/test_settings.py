@@ -1,0 +1,82 @@
+"""Settings, schedule and the overrides of --set."""
+
+from __future__ import annotations
+
+import pytest
+
+from danlu.core.errors import InputError
+from danlu.core.settings import apply_overrides, parse_overrides
+from danlu.train.choose import choose_config
+from danlu.train.schedule import learning_rate
+from danlu.train.settings import ScheduleSettings, TrainConfig
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimzer.lr=1", "did you mean: optimizer.lr"),
+        ("optimizer.lrr=1", "did you mean: optimizer.lr"),
+        ("epoch=3", "did you mean: epochs"),
+        ("optimizer.lr=-0.1", "optimizer.lr = -0.1"),
+        ("optimizer.lr=NaN", "optimizer.lr"),
+        ("optimizer.lr=Infinity", "optimizer.lr"),
+        ("optimizer.name=adamw9", "optimizer.name"),
+        ("optimizer.momentum=1", "optimizer.momentum = 1"),
+        ("epochs=0", "epochs = 0"),
+        ("epochs=2.5", "epochs = 2.5"),
+        ("epochs=many", "epochs = 'many'"),
+        ("batch_size=-4", "batch_size = -4"),
+        ("label_smoothing=1", "label_smoothing = 1"),
+        ("precision=fp8", "precision = 'fp8'"),
+        ("schedule=3", "schedule = 3"),
+        ("clip=0", "clip = 0"),
+        ("optimizer.lr.x=1", "unknown key 'optimizer.lr.x'"),
+    ],
+)
+def test_b42_bad_settings_are_named(override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message.replace(".", r"\.")):
+        apply_overrides(TrainConfig(), parse_overrides([override]))
+
+
+def test_b42_a_key_given_twice() -> None:
+    with pytest.raises(InputError, match="given twice"):
+        parse_overrides(["epochs=3", "epochs=4"])
+
+
+def test_nesterov_needs_momentum() -> None:
+    with pytest.raises(InputError, match="nesterov needs a momentum"):
+        apply_overrides(TrainConfig(), {"optimizer.momentum": 0.0})
+    plain = apply_overrides(TrainConfig(), {"optimizer.momentum": 0.0, "optimizer.nesterov": False})
+    assert plain.optimizer.momentum == 0.0
+
+
+def test_settings_are_frozen_and_overrides_leave_them_alone() -> None:
+    config = TrainConfig()
+    changed = apply_overrides(config, {"optimizer.lr": 1e-3, "augment": [{"name": "flip"}]})
+    assert changed.optimizer.lr == 1e-3
+    assert changed.augment == ({"name": "flip"},)
+    assert config == TrainConfig()
+    with pytest.raises(ValueError, match="frozen"):
+        config.epochs = 3  # type: ignore[misc]
+
+
+def test_epochs_and_budget_exclude_each_other() -> None:
+    with pytest.raises(InputError, match="both given"):
+        choose_config("default", 1000, {"epochs": 3, "budget": 60})
+    assert choose_config("default", 1000, {"budget": 60}).budget == 60
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    schedule = ScheduleSettings(warmup=0.1, final=0.0)
+    rates = [learning_rate(step, 100, 0.5, schedule) for step in range(100)]
+    assert 0 < rates[0] < rates[5] < rates[9] < rates[10] == 0.5
+    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert rates[55] == pytest.approx(0.25)
+    assert 0 < rates[99] < 0.001
+
+
+def test_a_schedule_without_warmup_and_with_a_floor() -> None:
+    schedule = ScheduleSettings(warmup=0.0, final=0.2)
+    assert learning_rate(0, 10, 1.0, schedule) == 1.0
+    assert learning_rate(9, 10, 1.0, schedule) > 0.2
+    assert learning_rate(0, 1, 1.0, schedule) == 1.0
