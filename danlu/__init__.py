@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from danlu.core.version import __version__
 
 # Public function -> the module that defines it; each is imported at first use, so that `import danlu` imports no torch.
 _FUNCTIONS = {

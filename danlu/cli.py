@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -48,11 +49,15 @@ First steps:  danlu run digits        danlu run my-pictures        danlu run mni
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal of another encoding shows ? for what it lacks; that is no reason to stop.
+            stream.reconfigure(errors="replace")
     if not tokens or tokens in (["--help"], ["-h"], ["help"]):
         print(OVERVIEW, end="")
         return 0
     if tokens == ["--version"]:
-        from danlu import __version__
+        from danlu.core.version import __version__
 
         print(__version__)
         return 0
@@ -113,7 +118,8 @@ def _check_common(common: Common) -> None:
 def _app() -> App:
     from cyclopts import App, Parameter
 
-    from danlu import __version__, verbs
+    from danlu import verbs
+    from danlu.core.version import __version__
 
     Parameter(name="*", negative="")(verbs.Common)
     app = App(name="danlu", version=__version__, help=OVERVIEW, help_format="plaintext")

@@ -71,7 +71,7 @@ def test_every_stage_left_its_record(digits_run: tuple[Path, dict[str, Any]]) ->
     run, printed = digits_run
     record = printed["record"]
     names = [stage["name"] for stage in record["stages"]]
-    assert names == ["data", "train", "evaluate", "analyze", "export", "benchmark", "report"]
+    assert names == ["data", "train", "evaluate", "analyze", "export", "benchmark"]
     assert record["analysis"]["parameters"] == 61_706
     proof = record["parity"]["fp32"]
     assert proof["validation"]["passed"]
@@ -125,15 +125,21 @@ def test_a_folder_of_jpegs_goes_the_whole_way(pictures: Path, tmp_path: Path) ->
     assert "<script>" not in text.replace("<script nonce", "").split("</style>")[1].split("<script")[0]
 
 
-@pytest.mark.parametrize("locale", ["C", "zh_CN.GBK"])
-def test_names_and_locales(pictures: Path, tmp_path: Path, locale: str) -> None:
+GBK = {"LC_ALL": "zh_CN.GBK", "LANG": "zh_CN.GBK", "PYTHONIOENCODING": "gbk:strict"}
+ASCII = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.mark.parametrize("environment", [GBK, ASCII], ids=["GBK", "ASCII"])
+def test_names_and_locales(pictures: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     """Folders with spaces and 中文, in a locale that is not UTF-8 (B57)."""
     out = tmp_path / "输出 out"
-    done = danlu(
-        "train", pictures, "--epochs", "1", "--out", out, "--threads", "1", cwd=tmp_path, LC_ALL=locale, LANG=locale
-    )
+    done = danlu("train", pictures, "--epochs", "1", "--out", out, "--threads", "1", cwd=tmp_path, **environment)
     assert done.returncode == 0, done.stderr
     assert json.loads((out / "record.json").read_text(encoding="utf-8"))["data"]["classes"][2] == "绿 green"
+    shown = danlu("eval", out, pictures, cwd=tmp_path, **environment)
+    assert shown.returncode == 0, shown.stderr
+    listed = danlu("models", "show", "lenet5", cwd=tmp_path, **environment)
+    assert listed.returncode == 0, listed.stderr
 
 
 def test_broken_files_are_listed_and_many_of_them_stop(tmp_path: Path) -> None:

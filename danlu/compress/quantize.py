@@ -138,17 +138,17 @@ def _float_nodes(model: onnx.ModelProto, until: str | None, where: str) -> set[s
     nodes = model.graph.node
     if any(not node.name for node in nodes) or len({node.name for node in nodes}) < len(nodes):
         raise InputError("has nodes without a name of their own", where=where, mend="export it again")
-    excluded = {node.name for node in nodes if node.op_type in _FLOAT_OPERATORS}
     producer = {name: node for node in nodes for name in node.output}
     if until is not None and until not in producer:
         raise InputError(f"has no tensor {until!r}", where=where)
+    upstream: set[str] = set()
     waiting = [until] if until is not None else []
     while waiting:
         node = producer.get(waiting.pop())
-        if node is not None and node.name not in excluded:
-            excluded.add(node.name)
+        if node is not None and node.name not in upstream:
+            upstream.add(node.name)
             waiting.extend(node.input)
-    return excluded
+    return upstream | {node.name for node in nodes if node.op_type in _FLOAT_OPERATORS}
 
 
 def _quantised(

@@ -56,7 +56,7 @@ def _versions() -> dict[str, str]:
 
 def describe_environment() -> dict[str, Any]:
     """Return versions and machine as a plain dictionary, for ``danlu env`` and the records."""
-    from danlu import __version__
+    from danlu.core.version import __version__
 
     return {
         "danlu": __version__,

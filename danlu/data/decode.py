@@ -11,8 +11,7 @@ Every picture becomes uint8 [H, W, C] with C = 1 (grey) or 3 (RGB), turned uprig
 | 16-bit grey | round(v · 255 / 65535): the full range, whatever the picture's own brightest value |
 | 32-bit integer | like 16-bit; a value outside 0…65535 is an error |
 | float | in [0, 1]: round(v · 255); else in [0, 255]: round(v); anything else, or NaN, is an error |
-| CMYK, YCbCr, HSV | Pillow's conversion to RGB |
-| L*a*b* | to sRGB by its ICC profile |
+| CMYK, YCbCr, HSV, L*a*b* | Pillow's conversion to RGB |
 | several frames | the first one |
 
 Colour becomes grey by ITU-R 601 luma, (19595 R + 38470 G + 7471 B + 32768) >> 16; grey becomes colour by repetition.
@@ -217,18 +216,7 @@ def _plain(image: Image.Image, where: str) -> Image.Image:
         opaque = Image.new("RGBA", image.size, (255, 255, 255, 255))
         opaque.alpha_composite(image.convert("LA").convert("RGBA") if grey else image.convert("RGBA"))
         return opaque.convert("L" if grey else "RGB")
-    if image.mode == "LAB":
-        return _lab_to_rgb(image)
     return image.convert("L" if image.mode == "1" else "RGB")
-
-
-def _lab_to_rgb(image: Image.Image) -> Image.Image:
-    from PIL import ImageCms
-
-    lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    converted = ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB")
-    assert converted is not None
-    return converted
 
 
 def inspect(source: Path | bytes, *, name: str | None = None) -> tuple[PictureFacts, NDArray[np.uint8]]:

@@ -75,8 +75,8 @@ def bench(
 
     Returns:
         ``threads``; ``settings``; ``rows``: ``runtime``, ``precision`` executed, ``batch``, ``median_ms``, ``p90_ms``,
-        ``p99_ms``, ``pictures_per_second``, ``calls``; ``ratios``, how many times as fast ``b`` is as ``a``: ``median``,
-        ``low``, ``high``, ``repeats``; ``executed``, what each runtime ran. A run records them as ``benchmark``.
+        ``p99_ms``, ``pictures_per_second``, ``calls``; ``ratios``, how many times as fast ``b`` is as
+        ``a``: ``median``, ``low``, ``high``, ``repeats``; ``executed``, what each runtime ran. A run records them.
 
     Raises:
         InputError: no run or artifact, a run that was not exported, or an option below its least value.

@@ -11,12 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from danlu import __version__
 from danlu.compress.quantize import layer_errors, quantize_onnx
 from danlu.core import files
 from danlu.core.environment import usable_cores
 from danlu.core.errors import CheckFailed, InputError
 from danlu.core.log import logger
+from danlu.core.version import __version__
 from danlu.deploy.artifact import ArtifactInfo
 from danlu.deploy.capture import PREPROCESS_STAGE, STAGE_PREFIX, capture
 from danlu.deploy.graph import IR_VERSION, OPSET, add_fitting, describe
@@ -80,9 +80,10 @@ def export(
         "quantisation": None,
     }
     artifact = _export_fp32(job, facts)
-    if int8 is False:
-        job.leave_out("int8", job.int8, "not asked for")
-    else:
+    job.leave_out("int8", job.int8, "not asked for" if int8 is False else "not finished")
+    job.parity["in_graph_resize"] = None
+    job.record(**facts)  # what is delivered is on record, whatever happens to the rest
+    if int8 is not False:
         _export_int8(job, facts)
     with job.timed("resize"):
         settings, picture = trained.preprocess.settings, data.picture

@@ -22,7 +22,8 @@ IR_VERSION = 10
 
 # The arithmetic of danlu.data.decode.fit, on [height, width] pairs in whole numbers. ONNX's `exclude_outside` is what
 # Pillow does at the border: weights outside the picture are dropped and the rest normalised. ONNX Runtime resizes uint8
-# pictures in the fixed-point arithmetic of Pillow; where it rounds in another order, a value differs by one level.
+# pictures in the fixed-point arithmetic of Pillow; where Pillow takes the two axes in the other order, which depends on
+# its version and the sizes, a value differs by one level, in noise rarely by two.
 _FITTING = """<ir_version: {ir}, opset_import: ["" : {opset}]>
 fitting (uint8[batch, height, width, {c}] pictures) => (uint8[batch, {h}, {w}, {c}] fitted) {{
   size = Shape <start = 1, end = 3> (pictures)
@@ -250,7 +251,7 @@ def _replace(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
 
 def describe(model: onnx.ModelProto, info: ArtifactInfo) -> onnx.ModelProto:
     """Write ``info`` into the metadata of ``model``, replacing what stood there, and return it."""
-    from danlu import __version__
+    from danlu.core.version import __version__
 
     model.producer_name, model.producer_version, model.doc_string = "danlu", __version__, ""
     del model.metadata_props[:]

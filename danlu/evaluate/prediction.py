@@ -68,7 +68,8 @@ def predict_logits(
     """Return logits [N, K], float32, of the samples at ``indices``, in that order.
 
     Args:
-        network: see :attr:`Predictor.logits`; a module is put into eval mode and runs without autocast.
+        network: see :attr:`Predictor.logits`; a module is put into eval mode and runs on its own device
+            without autocast.
         loader: gives uint8 pictures [B, h, w, C].
         indices: integers [N].
         batch: pictures in one call, the last one excepted.
@@ -100,11 +101,12 @@ def predict_logits(
 
 def _module_call(module: nn.Module) -> Callable[[Pictures], Any]:
     module.eval()
+    device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
 
     def call(pictures: Pictures) -> Any:
-        tensor = torch.from_numpy(pictures if pictures.flags.writeable else pictures.copy())
-        with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+        tensor = torch.from_numpy(pictures if pictures.flags.writeable else pictures.copy()).to(device)
+        with torch.inference_mode(), torch.autocast(device.type, enabled=False):
             outputs = module(tensor)
-        return outputs.numpy()
+        return outputs.float().cpu().numpy()
 
     return call

@@ -38,6 +38,7 @@ class VisionModel(nn.Module, ABC):
         input_size: the only (H, W) the network accepts, or None when it accepts any that is not too small.
         smallest: the least H and W where ``input_size`` is None.
         input_reason: why pictures must have that size; for the error message.
+        mapping: renames the weights of a widespread implementation; set by :meth:`Variant.build`.
     """
 
     stages: tuple[Stage, ...]
@@ -46,6 +47,7 @@ class VisionModel(nn.Module, ABC):
     input_size: tuple[int, int] | None = None
     smallest: int = 1
     input_reason: str = ""
+    mapping: WeightMapping | None = None
 
     @abstractmethod
     def features(self, x: Tensor) -> dict[str, Tensor]:
@@ -157,11 +159,13 @@ class Variant:
 
     def build(self, *, num_classes: int | None = None, in_channels: int | None = None) -> VisionModel:
         """Build the model; the variant's own numbers stand where none are given."""
-        return self.model(
+        model = self.model(
             **self.arguments,
             num_classes=self.classes if num_classes is None else num_classes,
             in_channels=self.input[0] if in_channels is None else in_channels,
         )
+        model.mapping = self.mapping
+        return model
 
     def facts(self) -> dict[str, Any]:
         """Return the plain facts that stand in the models' index."""

@@ -126,15 +126,18 @@ def checkpoint_folder(run: RunFolder, which: str = "best") -> Path:
 def load_weights(model: nn.Module, path: Path, mapping: WeightMapping | None = None) -> None:
     """Load a file of weights into ``model``; every name and shape has to agree.
 
+    A file with the names of the reference implementation is renamed; the log says so.
+
     Args:
         model: receives the weights; unchanged when an error is raised.
         path: see :func:`read_weights`.
-        mapping: the renaming to try when the file's names are not the model's.
+        mapping: the renaming to try when the file's names are not the model's; its own when not given.
 
     Raises:
         InputError: what :func:`read_weights` and :func:`load_state` refuse.
     """
     weights = read_weights(path)
+    mapping = mapping or getattr(model, "mapping", None)
     if mapping is not None and not weights.keys() & model.state_dict().keys():
         renamed = mapping.from_reference(weights)
         if renamed.keys() & model.state_dict().keys():

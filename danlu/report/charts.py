@@ -22,6 +22,7 @@ __all__ = ["Latency", "Series", "dot_chart", "latency_chart", "line_chart", "thi
 _WIDTH, _HEIGHT = 440, 256
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 66, 18, 28
 _MOST_POINTS = 400
+_LONGEST_TAIL = 2.5
 _LABEL = 16  # columns of a row's name
 
 
@@ -224,8 +225,12 @@ class Latency:
 
 
 def latency_chart(rows: Sequence[Latency], *, ident: str) -> Markup:
-    """Return bars from zero to the medians, with lines to the 90th percentile and ticks at the 99th."""
+    """Return bars from zero to the medians, with lines to the 90th percentile and ticks at the 99th.
+
+    The axis ends at 2.5 times the longest bar at most: a line that goes beyond it ends in an arrow instead of a tick.
+    """
     longest = max(value for row in rows for value in (row.median, row.p90, row.p99) if value is not None)
+    longest = min(longest, _LONGEST_TAIL * max(row.median for row in rows))
     row_height, top = 44, 4
     x = Scale(0.0, longest or 1.0, 1, 366)
     pieces = []
@@ -248,7 +253,8 @@ def latency_chart(rows: Sequence[Latency], *, ident: str) -> Markup:
         if row.p99 is not None:
             line = '<line class="whisker thin" x1="{0}" x2="{1}" y1="{2}" y2="{2}"/>'
             pieces.append(Markup(line).format(x(row.median), x(row.p99), middle))
-            line = '<line class="whisker thin" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>'
-            pieces.append(Markup(line).format(x(row.p99), middle - 4, middle + 4))
+            tick = '<polyline class="whisker thin" points="{0},{2} {1},{3} {0},{4}"/>'
+            back = 5 if row.p99 > longest else 0
+            pieces.append(Markup(tick).format(x(row.p99) - back, x(row.p99), middle - 4, middle, middle + 4))
     frame = Markup('<svg class="chart" viewBox="0 0 440 {}" role="img" aria-labelledby="{}">{}</svg>')
     return frame.format(top + row_height * len(rows), ident, Markup("").join(pieces))

@@ -134,7 +134,9 @@ def plain(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list | tuple):
-        return ", ".join(plain(item) for item in value)
+        return ", ".join(plain(item) for item in value) or "[]"
+    if isinstance(value, dict):
+        return " ".join(f"{key}={plain(item)}" for key, item in value.items()) or "{}"
     if isinstance(value, int):
         return str(value)
     if isinstance(value, float):

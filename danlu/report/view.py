@@ -38,6 +38,9 @@ __all__ = ["EnvironmentView", "Report", "SettingRow", "make_view"]
 
 _STAGES = ("data", "train", "evaluate", "analyze", "export", "benchmark", "report")
 
+# What stands among the requested settings and is none, or stands elsewhere on the page.
+_NO_SETTINGS = ("command", "lang", "verb")
+
 
 @dataclass(frozen=True)
 class SettingRow:
@@ -185,16 +188,17 @@ def _settings(config: dict[str, Any]) -> tuple[list[SettingRow], list[SettingRow
     """Return the rows of what was asked for, and the rows of everything in effect."""
     effective = {key: _text(value) for key, value in flatten(section(config, "effective")) if key}
     reasons = {str(key): str(value) for key, value in section(config, "why").items()}
+    asked = section(config, "requested")
+    command = _command(asked.get("command")) or ""
     requested, touched = [], set[str]()
-    for key, value in flatten(section(config, "requested")):
-        shown = _text(value)
-        if shown is None or key in ("", "command", "lang", "verb") or (isinstance(value, dict | list) and not value):
+    for key, value in flatten({key: value for key, value in asked.items() if key not in _NO_SETTINGS}):
+        if value is None or value is False or value in ([], {}) or (key.startswith("set.") and "overrides" in asked):
             continue
         target = _target(key, effective)
         reason = reasons.get(key) or reasons.get(key.rpartition(".")[2])
-        in_effect = effective.get(target) if target else None
-        requested.append(SettingRow(key, shown, in_effect, reason, shown != "auto"))
-        if target and shown != "auto":
+        typed = key.startswith(("overrides.", "set.")) or f"--{key.replace('_', '-')}" in command
+        requested.append(SettingRow(key, _text(value), effective.get(target) if target else None, reason, typed))
+        if target and typed:
             touched.add(target)
     explained = {row.key for row in requested if row.why}
     for key, reason in reasons.items():

@@ -29,13 +29,14 @@ __all__ = [
     "parity_view",
 ]
 
+_EAGER = "pytorch eager"
 # Text key, the runtime's name in the benchmark, artifact and parity section.
 _FORMS = (
-    ("pytorch", "pytorch eager", None),
+    ("pytorch", _EAGER, None),
     ("onnx_fp32", "onnxruntime fp32", "fp32"),
     ("onnx_int8", "onnxruntime int8", "int8"),
 )
-_STYLES = {"pytorch eager": "rate", "onnxruntime fp32": "train", "onnxruntime int8": "speed"}
+_STYLES = {_EAGER: "rate", "onnxruntime fp32": "train", "onnxruntime int8": "speed"}
 TOLERANCE = 1e-4  # of the largest logit; the FP32 export must stay within it
 _MOST_LAYERS = 12
 
@@ -80,6 +81,7 @@ def deployment_view(record: dict[str, Any]) -> DeploymentView | None:
         for row in table(section(record, "benchmark"), "rows")
     }
     batches = sorted({batch for _, batch in medians if batch is not None})
+    gains = _gains(section(record, "benchmark"))
     eager_size = whole(section(record, "analysis"), "weight_bytes")
     eager_accuracy = read_result(record, "test", "accuracy")
     rows = []
@@ -95,7 +97,7 @@ def deployment_view(record: dict[str, Any]) -> DeploymentView | None:
                 key=key,
                 size=size,
                 size_ratio=size / eager_size if precision and size and eager_size else None,
-                latency=[_latency(medians, runtime, batch, bool(precision)) for batch in batches],
+                latency=[(medians.get((runtime, batch)), gains.get((runtime, batch))) for batch in batches],
                 accuracy=accuracy,
                 points=_change(accuracy, eager_accuracy) if precision else None,
                 n=whole(test, "n") if precision else eager_accuracy.n if eager_accuracy else None,
@@ -117,12 +119,13 @@ def _change(accuracy: float | None, eager: Result | None) -> float | None:
     return None if accuracy is None or eager is None else accuracy - eager.value
 
 
-def _latency(
-    medians: dict[tuple[str | None, int | None], float | None], runtime: str, batch: int, compared: bool
-) -> tuple[float | None, float | None]:
-    """Return the median and how many times as fast as eager it is."""
-    value, eager = medians.get((runtime, batch)), medians.get(("pytorch eager", batch))
-    return value, eager / value if compared and value and eager else None
+def _gains(benchmark: dict[str, Any]) -> dict[tuple[str | None, int | None], float]:
+    """Return how many times as fast as PyTorch eager each (runtime, batch) is, as the benchmark's ratios say."""
+    return {
+        (words(row, "b"), whole(row, "batch")): ratio
+        for row in table(benchmark, "ratios")
+        if row.get("a") == _EAGER and (ratio := number(row, "median")) is not None
+    }
 
 
 @dataclass(frozen=True)
@@ -310,7 +313,6 @@ def benchmark_view(record: dict[str, Any]) -> BenchmarkView | None:
     threads = whole(benchmark, "threads")
     single = [row for row in rows if row.batch == 1 and row.median]
     fastest = min(single, key=lambda row: row.median or 0.0, default=None)
-    eager = next((row.median for row in single if row.runtime == "pytorch eager"), None)
     return BenchmarkView(
         threads=threads,
         repeats=whole(settings, "repeats"),
@@ -320,7 +322,7 @@ def benchmark_view(record: dict[str, Any]) -> BenchmarkView | None:
         charts=_latency_charts(rows),
         ratios=ratios,
         fastest=fastest,
-        gain=eager / fastest.median if eager and fastest and fastest.median and eager != fastest.median else None,
+        gain=_gains(benchmark).get((fastest.runtime, 1)) if fastest else None,
     )
 
 

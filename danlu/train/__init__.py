@@ -98,7 +98,7 @@ def resume(
         Diverged: see :func:`train`.
         Stopped: see :func:`train`.
     """
-    from danlu.train.resume import resume_run
+    from danlu.train.resuming import resume_run
 
     return resume_run(
         Path(run),

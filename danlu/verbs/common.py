@@ -63,6 +63,9 @@ def requested_of(
     verb: str, data: str, model: str, recipe: str | None, overrides: dict[str, Any], common: Common, **others: Any
 ) -> dict[str, Any]:
     """Return what the user asked for, and the command that asks for it again."""
+    from danlu.data.names import text_of
+
+    data = text_of(data)
     words = ["danlu", verb, data]
     words += ["--model", model] if model != "auto" else []
     words += ["--recipe", recipe] if recipe else []

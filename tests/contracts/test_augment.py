@@ -1,4 +1,4 @@
-"""What every registered augmentation keeps: labels, boxes and masks follow the pixels; draws do not depend on the batch."""
+"""What every augmentation keeps: labels, boxes and masks follow the pixels; draws do not depend on the batch."""
 
 from __future__ import annotations
 

@@ -247,9 +247,7 @@ def with_outlier(trained: Trained, factor: float = 3000.0) -> Trained:
     return replace(trained, model=model)
 
 
-def test_int8_that_loses_too_much_is_left_out(
-    tiny: Trained, data: Data, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_int8_that_loses_too_much_is_left_out(tiny: Trained, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     (tiny.run.path / "model.int8.onnx").write_bytes(b"of an earlier export")
     unfit = with_outlier(tiny)
     graph = capture(unfit)

@@ -45,7 +45,8 @@ def test_the_graph_resizes_and_crops_as_the_decoder(
 ) -> None:
     picture = noise(height, width, channels)
     difference = np.abs(np.asarray(fitted(picture, size), dtype=int) - fit(picture, size))
-    assert difference.max() <= 1
+    # Noise is the worst case; a shift by half a pixel or another crop would change it by tens of levels.
+    assert difference.max() <= 2
 
 
 @pytest.mark.parametrize(

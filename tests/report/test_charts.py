@@ -157,6 +157,17 @@ def test_latency_bars_are_in_proportion() -> None:
     assert {"4.00\u202fms", "1.00\u202fms"} <= {text.text for text in root.iter("text")}
 
 
+def test_a_long_tail_does_not_hide_the_bars() -> None:
+    root = parsed(
+        latency_chart([Latency("a", "rate", 1.0, 6.0, 90.0), Latency("b", "train", 0.5, 0.6, 0.7)], ident="c")
+    )
+    assert float(next(root.iter("rect")).attrib["width"]) > 140
+    tails = [tick.attrib["points"].split() for tick in root.iter("polyline")]
+    tip = [float(point.split(",")[0]) for point in tails[0]]
+    assert tip[0] == tip[1] - 5, "an arrow"
+    assert len({point.split(",")[0] for point in tails[1]}) == 1, "a tick"
+
+
 def test_small_marks() -> None:
     assert 'width="25.0"' in bar(0.25)
     assert 'width="0.0"' in bar(None)

@@ -19,7 +19,7 @@ from danlu.core.errors import InputError
 from danlu.core.files import read_json, write_json
 from danlu.core.records import RunFolder
 from danlu.report import build_report
-from tests.report.runs import HOSTILE, write_bare_run, write_full_run, write_nasty_run
+from tests.report.runs import HOSTILE, write_bare_run, write_full_run, write_nasty_run, write_png
 
 FOLDER = Path(sys.modules["danlu.report"].__file__ or "").parent
 VOID = {"meta", "img", "br", "link", "input", "hr", "line", "rect", "circle", "polyline"}
@@ -162,7 +162,7 @@ def test_figures_of_a_full_run(full: str) -> None:
         "onnxruntime 1.24.1",
         "7.6 × 10⁻⁶",
         "10.6×",
-        "9.88–11.3",
+        "onnxruntime int8 against pytorch eager",
         "图片",
     ):
         assert expected.lower() in text.lower(), expected
@@ -191,8 +191,23 @@ def test_many_classes_become_pairs_and_a_thumbnail(nasty: str, full: str) -> Non
     assert sum("data-tip" in a for _, a in few.elements) == 100
 
 
-def test_pictures_outside_the_run_stay_outside(nasty: str) -> None:
+def test_pictures_outside_the_run_stay_outside(nasty: str, tmp_path: Path) -> None:
     assert Page(nasty).text.count("picture missing") == 3
+    run = write_bare_run(tmp_path / "run")
+    write_png(tmp_path / "secret.png", "?", 28, seed=0)
+    write_png(run.path / "inside.png", "?", 28, seed=0)
+    (run.path / "linked.png").symlink_to(tmp_path / "secret.png")
+    places = ["../secret.png", str(tmp_path / "secret.png"), "linked.png", "inside.png"]
+    worst = [{"id": str(i), "true": "a", "predicted": "b", "picture": place} for i, place in enumerate(places)]
+    page = rebuilt(run, evaluation={"worst": worst})
+    assert page.text.count("picture missing") == 3
+    assert sum(tag == "img" for tag, _ in page.elements) == 1
+
+
+def test_hidden_letters_are_shown_everywhere(tmp_path: Path) -> None:
+    hidden = "a\u202eb\x1b[31m"
+    page = rebuilt(write_bare_run(tmp_path / "run"), data={"licence": hidden, "citation": hidden, "source": hidden})
+    assert page.text.count("a�b�[31m") == 3
 
 
 @pytest.mark.parametrize("section", ["data", "train", "results", "evaluation", "analysis", "artifacts", "parity",
@@ -239,6 +254,15 @@ def test_a_diverged_run_says_so(tmp_path: Path) -> None:
     page = Page(build_report(run).read_text(encoding="utf-8"))
     assert "Training was stopped because it diverged: loss is inf · <b>a</b>.png" in page.text
     assert "This training has no closing record" in page.text
+
+
+def test_settings_say_who_set_them(full: str) -> None:
+    text = Page(full).text
+    assert re.search(r"train\.epochs 20 set by the user", text)
+    assert re.search(r"seed 0 set by the user", text)
+    assert not re.search(r"machine\.device cpu set by the user", text)
+    assert not re.search(r"set\.epochs|download", text), "said once, and only what was asked for"
+    assert "name=pad_crop padding=1" in text
 
 
 @pytest.mark.parametrize(("asked", "language", "fixed"), [(None, "en", False), ("zh", "zh", True), ("en", "en", True)])

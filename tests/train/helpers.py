@@ -3,86 +3,23 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import multiprocessing
+import os
 import time
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from danlu.core.errors import DanluError
 from danlu.core.files import sha256_file
+from danlu.core.log import configure
 from danlu.core.records import RunFolder
 from danlu.data.load import Data, load_data
-from danlu.train import train
+from danlu.train import resume, train
 
 # Two epochs of 19 steps in float32, which every processor computes alike.
 TINY: dict[str, Any] = {"epochs": 2, "precision": "fp32"}
 
-# Imports everything once and forks a process for each line it reads, because starting torch takes seconds. Each child
-# is a real process with its own log on disk; the line written back is its number, then its exit code.
-_NURSERY = """
-import json, os, sys
-from pathlib import Path
-import torch
-from danlu.core.errors import DanluError
-from danlu.core.log import configure
-from danlu.data.load import load_data
-from danlu.train import resume, resume_run_module, train
-"""
-
-_NURSERY = """
-import json, os, sys
-from pathlib import Path
-import danlu.train.resume, danlu.train.start
-from danlu.core.errors import DanluError
-from danlu.core.log import configure
-from danlu.data.load import load_data
-from danlu.train import resume, train
-
-def work(verb, out, overrides):
-    configure()
-    try:
-        if verb == "train":
-            train(load_data("digits"), model="lenet5", overrides=overrides, out=out, threads=1, device="cpu")
-        else:
-            resume(out)
-    except DanluError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    return 0
-
-for line in sys.stdin:
-    verb, out, overrides, log = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-        code = 70
-        try:
-            code = work(verb, Path(out), overrides)
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    print(child, flush=True)
-"""
-
-
-@dataclass
-class Child:
-    """A process that trains or resumes; what it told stands in ``log``."""
-
-    number: int
-    log: Path
-
-    def signal(self, number: int) -> None:
-        os.kill(self.number, number)
-
-    def is_running(self) -> bool:
-        """A zombie has ended: its parent is the nursery, which does not collect it."""
-        try:
-            state = Path(f"/proc/{self.number}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
-        except FileNotFoundError:
-            return False
-        return state not in "ZX"
 
 @cache
 def digits() -> Data:
@@ -96,16 +33,49 @@ def run_tiny(out: Path, **given: Any) -> RunFolder:
     return train(arguments.pop("data", digits()), overrides=overrides, **arguments)
 
 
-def spawn(verb: str, out: Path, overrides: dict[str, Any] | None = None) -> subprocess.Popen[str]:
-    """Start ``train`` or ``resume`` in a process of its own."""
-    command = [sys.executable, "-c", _CHILD, verb, str(out), json.dumps({**TINY, **(overrides or {})})]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, encoding="utf-8")
+# A server that has imported torch once and forks a real process for each child: starting torch takes seconds.
+SERVER = multiprocessing.get_context("forkserver" if os.name != "nt" else "spawn")
+if os.name != "nt":
+    SERVER.set_forkserver_preload(["danlu.train.start", "danlu.train.resuming", "danlu.data.load"])
 
 
-def wait_for_step(out: Path, step: int, child: subprocess.Popen[str], seconds: float = 60.0) -> None:
+def _work(verb: str, out: Path, overrides: dict[str, Any], told: Path) -> None:
+    """Train or resume as the command line does: messages to standard error, errors to exit codes."""
+    os.dup2(os.open(told, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    configure()
+    try:
+        if verb == "train":
+            run_tiny(out, overrides=overrides)
+        else:
+            resume(out)
+    except DanluError as error:
+        os.write(2, f"{error}\n".encode())
+        os._exit(error.exit_code)
+
+
+class Child:
+    """A process of its own that trains (``train``) or resumes (``resume``) in ``out``."""
+
+    def __init__(self, verb: str, out: Path, overrides: dict[str, Any] | None = None) -> None:
+        self.told = out.parent / f"told-{time.monotonic_ns()}.txt"
+        self.process = SERVER.Process(target=_work, args=(verb, out, overrides or {}, self.told))
+        self.process.start()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process, if it still runs."""
+        if self.process.pid is not None and self.process.exitcode is None:
+            os.kill(self.process.pid, number)
+
+    def end(self, seconds: float = 120.0) -> tuple[int | None, str]:
+        """Wait for the end; return the exit code (minus the signal that killed it) and what it told."""
+        self.process.join(seconds)
+        return self.process.exitcode, self.told.read_text(encoding="utf-8") if self.told.exists() else ""
+
+
+def wait_for_step(out: Path, step: int, child: Child, seconds: float = 120.0) -> None:
     """Return when a checkpoint of at least ``step`` is pointed to, or the process has ended."""
     deadline = time.monotonic() + seconds
-    while child.poll() is None and last_step(out) < step:
+    while child.process.exitcode is None and last_step(out) < step:
         assert time.monotonic() < deadline, "the run made no progress"
         time.sleep(0.002)
 

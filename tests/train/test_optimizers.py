@@ -107,7 +107,8 @@ def test_a_state_of_another_network_is_refused() -> None:
 def test_no_compiler_is_imported() -> None:
     """It would cost a short run seconds."""
     code = (
-        "import sys, torch; from danlu.train.optimizers import Sgd; from danlu.train.settings import OptimizerSettings\n"
+        "import sys, torch; from danlu.train.optimizers import Sgd\n"
+        "from danlu.train.settings import OptimizerSettings\n"
         "p = torch.nn.Parameter(torch.ones(2, 2)); p.grad = torch.ones(2, 2)\n"
         "Sgd({'p': p}, OptimizerSettings()).step(0.1); sys.exit('torch._dynamo' in sys.modules)"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from danlu.core.errors import InputError
@@ -70,7 +72,7 @@ def test_the_learning_rate_rises_and_falls() -> None:
     schedule = ScheduleSettings(warmup=0.1, final=0.0)
     rates = [learning_rate(step, 100, 0.5, schedule) for step in range(100)]
     assert 0 < rates[0] < rates[5] < rates[9] < rates[10] == 0.5
-    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
     assert rates[55] == pytest.approx(0.25)
     assert 0 < rates[99] < 0.001
 

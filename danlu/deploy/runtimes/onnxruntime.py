@@ -33,7 +33,10 @@ _REFUSALS = (
     state.RuntimeException,
 )
 # Operators that hold a network's multiplications, as they are called before and after fusion.
-_LAYERS = ("Conv", "Gemm", "MatMul", "ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "QGemm")
+_LAYERS = (
+    *("Conv", "ConvTranspose", "Gemm", "MatMul"),
+    *("ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "QLinearConv", "QLinearMatMul", "QGemm"),
+)
 _PRECISIONS = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "uint8": "int8", "int8": "int8"}
 
 

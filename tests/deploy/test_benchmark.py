@@ -1,0 +1,120 @@
+"""The benchmark: fair, bounded, and honest about what was executed."""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from danlu.core.errors import InputError
+from danlu.data.load import Data
+from danlu.deploy import benchmark
+from danlu.deploy.benchmark import bench, median_interval
+
+
+def test_a_run_is_measured_in_every_form(lenet: tuple[Path, dict[str, Any]], data: Data) -> None:
+    threads = torch.get_num_threads()
+    found = bench(lenet[0], data, threads=1, seconds=1.0)
+    assert torch.get_num_threads() == threads
+    assert gc.isenabled()
+    names = ["pytorch eager", "onnxruntime fp32", "onnxruntime int8"]
+    assert [(row["runtime"], row["batch"]) for row in found["rows"]] == [(n, b) for b in (1, 32) for n in names]
+    assert {row["runtime"]: row["precision"] for row in found["rows"]} == dict(
+        zip(names, ["fp32", "fp32", "int8"], strict=True)
+    )
+    for row in found["rows"]:
+        assert 0 < row["median_ms"] <= row["p90_ms"] <= row["p99_ms"]
+        assert row["pictures_per_second"] == pytest.approx(1000 * row["batch"] / row["median_ms"])
+    pairs = [("pytorch eager", "onnxruntime fp32"), ("pytorch eager", "onnxruntime int8")]
+    pairs.append(("onnxruntime fp32", "onnxruntime int8"))
+    assert [(r["a"], r["b"]) for r in found["ratios"]] == pairs * 2
+    assert all(0 < r["low"] <= r["median"] <= r["high"] for r in found["ratios"])
+    assert found["threads"] == 1
+    assert all(entry["threads"] == 1 for entry in found["executed"].values())
+    assert found["executed"]["onnxruntime int8"]["layers"] == {"int8": 5}
+    record = json.loads((lenet[0] / "record.json").read_text(encoding="utf-8"))
+    assert record["benchmark"] == found
+
+
+def test_an_artifact_alone_is_measured(lenet: tuple[Path, dict[str, Any]]) -> None:
+    found = bench(lenet[0] / "model.int8.onnx", threads=1, seconds=0.2, batches=(3,))
+    assert [(row["runtime"], row["precision"], row["batch"]) for row in found["rows"]] == [
+        ("onnxruntime int8", "int8", 3)
+    ]
+    assert found["ratios"] == []
+    assert found["settings"]["pictures"] == "noise"
+
+
+def test_only_delivered_artifacts_are_measured(lenet: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(lenet[0], run)
+    record = json.loads((run / "record.json").read_text(encoding="utf-8"))
+    record["artifacts"]["int8"]["file"] = None
+    (run / "record.json").write_text(json.dumps(record), encoding="utf-8")
+    found = bench(run, threads=1, seconds=0.2, batches=(1,))
+    assert [row["runtime"] for row in found["rows"]] == ["pytorch eager", "onnxruntime fp32"]
+    (run / "record.json").unlink()
+    with pytest.raises(InputError, match="danlu export RUN"):
+        bench(run, threads=1)
+
+
+@pytest.mark.parametrize("wrong", [{"threads": 0}, {"repeats": 5}, {"seconds": 0}, {"batches": ()}, {"batches": (0,)}])
+def test_bad_settings(lenet: tuple[Path, dict[str, Any]], wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="benchmark"):
+        bench(lenet[0], **wrong)
+
+
+def runner(name: str, seconds: float, log: list[str]) -> Any:
+    def answer(pictures: Any) -> None:
+        log.append(name)
+        time.sleep(seconds)
+
+    return benchmark._Runner(name, "fp32", answer, {})
+
+
+def test_repeats_are_interleaved_and_rotate() -> None:
+    log: list[str] = []
+    runners = [runner("a", 0.001, log), runner("b", 0.002, log)]
+    benchmark._measure(runners, np.zeros((4, 1, 1, 1), np.uint8), seconds=60, repeats=8)
+    burst = benchmark._BURST
+    assert log[: 2 * burst] == ["a"] * burst + ["b"] * burst
+    turns = log[2 * burst :: burst + 1]
+    assert turns == ["a", "b", "b", "a"] * 4
+    assert [len(runner.bursts[4]) for runner in runners] == [8, 8]
+    ratio = benchmark._ratio(runners[0], runners[1], 4)
+    assert 0.2 < ratio["median"] < 1  # b takes longer, so it is less than once as fast as a
+    assert ratio["repeats"] == 8
+
+
+def test_slow_networks_get_fewer_repeats_but_enough() -> None:
+    runners = [runner("slow", 0.01, [])]
+    benchmark._measure(runners, np.zeros((1, 1, 1, 1), np.uint8), seconds=0.001, repeats=60)
+    assert len(runners[0].bursts[1]) == benchmark._LEAST_REPEATS
+
+
+@pytest.mark.parametrize(("n", "ranks"), [(5, (1, 5)), (6, (1, 6)), (9, (2, 8)), (20, (6, 15)), (60, (22, 39))])
+def test_the_interval_is_that_of_the_tables(n: int, ranks: tuple[int, int]) -> None:
+    """Ranks of the 95 % interval of a median, as published tables have them."""
+    median, low, high = median_interval(np.arange(1, n + 1)[::-1].astype(float))
+    assert median == (n + 1) / 2
+    assert (low, high) == ranks
+
+
+def test_the_interval_covers_as_often_as_it_says() -> None:
+    for n in range(6, 60):
+        _, low, high = median_interval(np.arange(1, n + 1).astype(float))
+        outside = 2 * sum(math.comb(n, k) for k in range(int(low))) / 2**n
+        assert outside <= 0.05
+        assert high == n + 1 - low
+        wider = 2 * sum(math.comb(n, k) for k in range(int(low) + 1)) / 2**n
+        assert wider > 0.05
+    with pytest.raises(ValueError, match="no values"):
+        median_interval(np.array([]))

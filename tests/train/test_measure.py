@@ -1,0 +1,114 @@
+"""Threads and epochs are measured once, on a copy, and written down."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from danlu.train import measure, resume
+from danlu.train.loop import Training
+from tests.train.helpers import hashes, run_tiny
+
+
+def _clock(monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float]) -> None:
+    """Let a step with n threads take ``seconds[n]`` on the clock, without spending it."""
+    now = itertools.count()
+    elapsed = [float(next(now))]
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: elapsed[0])
+    monkeypatch.setattr(measure, "_candidates", lambda: sorted(seconds))
+    before = torch.get_num_threads()
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: current.__setitem__(0, n))
+    current = [before]
+
+    def step() -> None:
+        elapsed[0] += seconds[current[0]]
+
+    monkeypatch.setattr(measure, "step_probe", lambda training: step)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chosen"),
+    [
+        ({1: 0.041, 2: 0.0217}, 2),
+        ({1: 0.041, 2: 0.120}, 1),
+        ({1: 0.0220, 2: 0.0217}, 1),
+        ({1: 0.08, 4: 0.03, 8: 0.029}, 4),
+    ],
+)
+def test_the_fastest_count_and_fewer_when_it_hardly_matters(
+    seconds: dict[int, float], chosen: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _clock(monkeypatch, seconds)
+    step = measure.step_probe(None)  # type: ignore[arg-type]
+    threads, why, found = measure.choose_threads(step, None, on_processor=True)
+    assert threads == chosen
+    assert found == pytest.approx(seconds[chosen])
+    for count, value in seconds.items():
+        assert f"{count}: {value * 1e3:.1f} ms" in why
+    assert measure.choose_threads(step, 7, on_processor=True) == (7, "asked for", None)
+
+
+def test_candidates_keep_to_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "usable_cores", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert measure._candidates() == [1, 4, 8]
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert measure._candidates() == [1, 2]
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    assert measure._candidates() == [1, 4, 8]
+
+
+def test_what_was_measured_is_written_down_and_not_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _clock(monkeypatch, {1: 0.02, 2: 0.01})
+    run = run_tiny(tmp_path / "run", threads=None, overrides={"epochs": 1})
+    config = run.read_config()
+    assert config["effective"]["machine"]["threads"] == 2
+    assert config["requested"]["threads"] is None
+    assert "1: 20.0 ms, 2: 10.0 ms" in config["why"]["threads"]
+    monkeypatch.setattr(measure, "choose_threads", lambda *given: pytest.fail("measured again"))
+    resume(run.path)
+
+
+def test_measuring_leaves_the_training_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = run_tiny(tmp_path / "plain", overrides={"epochs": 1})
+    monkeypatch.setattr(measure, "_candidates", lambda: [1, 1])
+    measured = run_tiny(tmp_path / "measured", threads=None, overrides={"epochs": 1})
+    assert "median time of a step" in measured.read_config()["why"]["threads"]
+    assert hashes(measured) == hashes(plain)
+
+
+@pytest.mark.parametrize(
+    ("step", "budget", "epochs", "reason"),
+    [
+        (0.05, 9.0, 8, "an epoch takes about 1.0 s of the budget of 9 s"),
+        (1.0, 2.0, 1, "one epoch is the least"),
+        (0.0001, 60.0, 120, "at most 4 times the recipe's 30"),
+    ],
+)
+def test_a_budget_chooses_the_epochs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: float, budget: float, epochs: int, reason: str
+) -> None:
+    _clock(monkeypatch, {1: step})
+    monkeypatch.setattr(Training, "run_to_end", lambda self: None)
+    monkeypatch.setattr("danlu.train.start.finish", lambda training: None)
+    overrides = {"budget": budget, "precision": "fp32"}
+    monkeypatch.setattr("tests.train.helpers.TINY", {})
+    run = run_tiny(tmp_path / "run", overrides=overrides)
+    config = run.read_config()
+    assert config["effective"]["train"]["epochs"] == epochs
+    assert config["effective"]["train"]["budget"] == budget
+    assert reason in config["why"]["epochs"]
+
+
+def test_a_budget_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.train.helpers.TINY", {})
+    begin = time.monotonic()
+    run = run_tiny(tmp_path / "run", overrides={"budget": 1.0})
+    assert time.monotonic() - begin < 30
+    assert run.read_record()["train"]["epochs"] >= 1
