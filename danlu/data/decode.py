@@ -309,8 +309,10 @@ def fit(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     elif new_w > 4 * w and width > 16:
         picture = _middle(picture, 1, max(8, -(-4 * w * width // new_w)))
     new_h, new_w = resized_size(picture.shape[0], picture.shape[1], size)
-    image = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
-    resized = np.asarray(image.resize((new_w, new_h), Image.Resampling.BILINEAR)).reshape(new_h, new_w, -1)
+    resized = picture
+    if (new_h, new_w) != picture.shape[:2]:
+        image = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
+        resized = np.asarray(image.resize((new_w, new_h), Image.Resampling.BILINEAR)).reshape(new_h, new_w, -1)
     top, left = (new_h - h) // 2, (new_w - w) // 2
     return np.ascontiguousarray(resized[top : top + h, left : left + w])
 

@@ -182,7 +182,7 @@ def dot_chart(rows: Sequence[tuple[str, float | None]], *, limit: float | None, 
     """
     positive = [value for _, value in rows if value] + ([limit] if limit else [])
     marks = log_ticks(min(positive), max(positive), decades=True) if positive else [1e-7, 1e-6]
-    left = 20 + round(7.2 * max(min(width(label), _LABEL) for label, _ in rows))
+    left = 20 + round(8.0 * max(min(width(label), _LABEL) for label, _ in rows))
     right, row_height, top = 420, 24, 8
     x = Scale(marks[0], marks[-1], left, right, log=True)
     bottom = top + row_height * len(rows)

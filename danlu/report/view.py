@@ -212,11 +212,11 @@ def _settings(config: dict[str, Any]) -> tuple[list[SettingRow], list[SettingRow
 def _target(key: str, effective: dict[str, str | None]) -> str | None:
     """Return the effective setting a requested key decides: ``overrides.epochs`` → ``train.epochs``."""
     bare = key.removeprefix("overrides.").removeprefix("set.")
-    for candidate in (bare, f"train.{bare}", f"{bare}.name", f"machine.{bare}"):
-        if candidate in effective:
-            return candidate
-    last = [candidate for candidate in effective if candidate.endswith(f".{bare}")]
-    return last[0] if len(last) == 1 else None
+    named = [key for key in (bare, f"{bare}.name", f"machine.{bare}", f"train.{bare}") if key in effective]
+    named += [key for key in effective if key.endswith(f".{bare}") and key not in named]
+    # What was measured or derived says more than a setting that was left open.
+    decided = [key for key in named if effective[key] not in (None, "auto")]
+    return next(iter(decided or named), None)
 
 
 def _hashes(run: RunFolder, record: dict[str, Any]) -> list[tuple[str, str]]:

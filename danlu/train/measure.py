@@ -106,7 +106,7 @@ def fit_epochs(training: Training, step_seconds: float) -> tuple[int, str]:
     config, steps = training.config, training.steps_per_epoch
     assert config.budget is not None
     validation = len(training.validation) / config.batch_size * _VALIDATION_SHARE
-    epoch = step_seconds * (steps + validation)
+    epoch = max(step_seconds, 1e-9) * (steps + validation)
     fitting = math.floor(config.budget / epoch)
     epochs = max(1, min(fitting, _MOST_TIMES * config.epochs))
     why = f"an epoch takes about {epoch:.1f} s of the budget of {config.budget:g} s"

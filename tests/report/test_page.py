@@ -260,6 +260,7 @@ def test_settings_say_who_set_them(full: str) -> None:
     text = Page(full).text
     assert re.search(r"train\.epochs 20 set by the user", text)
     assert re.search(r"seed 0 set by the user", text)
+    assert "precision – bf16 the processor multiplies" in text, "what took effect, not the setting left open"
     assert not re.search(r"machine\.device cpu set by the user", text)
     assert not re.search(r"set\.epochs|download", text), "said once, and only what was asked for"
     assert "name=pad_crop padding=1" in text

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import itertools
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from danlu.train import measure, resume
+from danlu.train import measure, resume, start
 from danlu.train.loop import Training
 from tests.train.helpers import hashes, run_tiny
 
 
-def _clock(monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float]) -> None:
-    """Let a step with n threads take ``seconds[n]`` on the clock, without spending it."""
-    now = itertools.count()
-    elapsed = [float(next(now))]
-    monkeypatch.setattr(measure.time, "perf_counter", lambda: elapsed[0])
+def _clock(monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float]) -> Callable[[], None]:
+    """Return a step that takes ``seconds[n]`` with n threads on the clock, without spending it; let it be measured."""
+    clock, threads = [0.0], [1]
+    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     monkeypatch.setattr(measure, "_candidates", lambda: sorted(seconds))
-    before = torch.get_num_threads()
-    monkeypatch.setattr(torch, "set_num_threads", lambda n: current.__setitem__(0, n))
-    current = [before]
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: threads.__setitem__(0, n))
 
     def step() -> None:
-        elapsed[0] += seconds[current[0]]
+        clock[0] += seconds[threads[0]]
 
-    monkeypatch.setattr(measure, "step_probe", lambda training: step)
+    monkeypatch.setattr(start, "step_probe", lambda training: step)
+    return step
 
 
 @pytest.mark.parametrize(
@@ -42,8 +41,7 @@ def _clock(monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float]) -> None:
 def test_the_fastest_count_and_fewer_when_it_hardly_matters(
     seconds: dict[int, float], chosen: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _clock(monkeypatch, seconds)
-    step = measure.step_probe(None)  # type: ignore[arg-type]
+    step = _clock(monkeypatch, seconds)
     threads, why, found = measure.choose_threads(step, None, on_processor=True)
     assert threads == chosen
     assert found == pytest.approx(seconds[chosen])
@@ -71,8 +69,10 @@ def test_what_was_measured_is_written_down_and_not_measured_again(
     assert config["effective"]["machine"]["threads"] == 2
     assert config["requested"]["threads"] is None
     assert "1: 20.0 ms, 2: 10.0 ms" in config["why"]["threads"]
-    monkeypatch.setattr(measure, "choose_threads", lambda *given: pytest.fail("measured again"))
+    monkeypatch.setattr(start, "choose_threads", lambda *given: pytest.fail("measured again"))
+    (run.path / "record.json").write_text('{"schema": 1}', encoding="utf-8")  # as if killed before the very end
     resume(run.path)
+    assert run.read_record()["train"]["epochs"] == 1
 
 
 def test_measuring_leaves_the_training_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +86,7 @@ def test_measuring_leaves_the_training_as_it_is(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("step", "budget", "epochs", "reason"),
     [
-        (0.05, 9.0, 8, "an epoch takes about 1.0 s of the budget of 9 s"),
+        (0.05, 8.5, 8, "an epoch takes about 1.0 s of the budget of 8.5 s"),
         (1.0, 2.0, 1, "one epoch is the least"),
         (0.0001, 60.0, 120, "at most 4 times the recipe's 30"),
     ],
