@@ -67,3 +67,11 @@ def test_links_lead_somewhere(name: str) -> None:
 def test_the_figures_of_the_readme_are_the_measured_ones(readme: str) -> None:
     """Run `python -m benchmarks.tables` when this fails."""
     assert read(readme) == tables.with_figures(readme)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_proofs_of_the_fault_table_exist(language: str) -> None:
+    named = re.findall(r"`(tests/[^`]+)::(\w+)`", read(f"docs/{language}/faults.md"))
+    assert len(named) >= 20
+    for path, test in named:
+        assert f"def {test}(" in read(path), f"{path}::{test}"
