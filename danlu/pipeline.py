@@ -152,6 +152,7 @@ def finish(
     failure: CheckFailed | None = None
     with folder.locked():
         trained = open_trained(folder.path)
+        threads = _threads(trained, threads)
         _measure(trained, data, stages, threads)
         try:
             _deploy(trained, data, stages, int8=int8, threads=threads)
@@ -165,7 +166,12 @@ def finish(
     return folder
 
 
-def _measure(trained: Trained, data: Data, stages: Stages, threads: int | None) -> None:
+def _threads(trained: Trained, given: int | None) -> int:
+    """Return the threads to measure with: those given, else those the training measured as the fastest here."""
+    return given or int(trained.config["effective"]["machine"]["threads"])
+
+
+def _measure(trained: Trained, data: Data, stages: Stages, threads: int) -> None:
     from danlu.analyze import analyze_run
     from danlu.evaluate import evaluate
 
@@ -176,7 +182,7 @@ def _measure(trained: Trained, data: Data, stages: Stages, threads: int | None) 
         analyze_run(trained.run.path, trained=trained, threads=threads)
 
 
-def _deploy(trained: Trained, data: Data, stages: Stages, *, int8: bool | None, threads: int | None) -> None:
+def _deploy(trained: Trained, data: Data, stages: Stages, *, int8: bool | None, threads: int) -> None:
     from danlu.deploy.benchmark import bench
     from danlu.deploy.export import export
 
@@ -241,7 +247,8 @@ def bench_run(path: Path, *, threads: int | None = None) -> dict[str, Any]:
 
     folder = open_run_folder(path)
     with folder.locked():
-        measured: dict[str, Any] = bench(open_trained(path), data_of(folder), threads=threads)
+        trained = open_trained(path)
+        measured = bench(trained, data_of(folder), threads=_threads(trained, threads))
         build_report(folder)
     return measured
 

@@ -45,7 +45,7 @@ def evaluate(
             which ``predictor`` is given.
         data: the data set; its class names say which logit is which, in whatever order they stand.
         split: ``train``, ``validation`` or ``test``.
-        write: for a run, also write the record's sections ``results.<split>`` and ``evaluation``
+        write: for a run and its own data, also write the record's sections ``results.<split>`` and ``evaluation``
             (``evaluation_<split>`` for other splits than test), ``predictions-<split>.csv`` and the worst pictures.
         predictor: what runs an artifact; nothing is written then.
         batch: pictures in one pass.
@@ -76,7 +76,10 @@ def evaluate(
     logits = predict_logits(predictor.logits, loader, indices, batch, f"evaluate {split}")
     found = _figures(dataset.ids, labels, logits, predictor, split)
     found["evaluation"]["data"] = _origin(data, trained)
-    if trained is not None and write:
+    if trained is not None and write and trained.config["effective"]["data"].get("hash") != data.hash:
+        # A record's figures are those of the run's own data; figures of other data must never stand in their place.
+        logger.info("%s is not the data of this run: its record is left as it is", data.name)
+    elif trained is not None and write:
         _write(trained.run, found, dataset.ids, labels, logits, predictor, split, loader)
     return found
 

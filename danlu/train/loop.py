@@ -139,6 +139,8 @@ class Training:
                 self._train_epoch(stop, advance)
                 validation = self._validate(stop)
                 self._finish_epoch(validation, advance)
+                # Also after the last epoch: what follows training must not begin when a stop was asked for.
+                self._stop_if_asked(stop)
 
     def _train_epoch(self, stop: StopRequest, advance: Advance) -> None:
         """Do the steps of the running epoch that are not done yet."""
@@ -244,6 +246,7 @@ class Training:
     def _stop_if_asked(self, stop: StopRequest) -> None:
         if stop.number is None:
             return
+        self.log(kind="event", what="stop", step=self.state.step, epoch=self.state.epoch, signal=stop.number)
         self.save()
         message = f"stopped after step {self.state.step} of {self.total_steps}; the state is saved"
         raise Stopped(f"{message}: danlu resume {self.run.path}", stop.number)

@@ -70,9 +70,7 @@ def parity(a: Path, b: Path, data: str, /, *, common: Common | None = None) -> O
     from danlu.deploy.parity import parity as compare
 
     document = compare(a, b, load_data(data, seed=(common or Common()).seed))
-    return Output(
-        document, terminal.pairs({k: terminal.flat(v) for k, v in document.items()}), int(not document["passed"])
-    )
+    return Output(document, _proof(document), int(not document["passed"]))
 
 
 def bench(run: Path, /, *, common: Common | None = None) -> Output:
@@ -137,3 +135,18 @@ def _metrics(document: Mapping[str, Any], split: str) -> str:
     figures, evaluation = document["results"][split], document["evaluation"]
     rows = [{k: row[k] for k in ("class", "precision", "recall", "f1", "support")} for row in evaluation["per_class"]]
     return f"{split} accuracy {terminal.percent(figures['accuracy'])}\n\n{terminal.rows(rows)}"
+
+
+def _proof(document: Mapping[str, Any]) -> str:
+    lines = [f"a  {document['a']}", f"b  {document['b']}", ""]
+    for split in ("validation", "test"):
+        found = document[split]
+        lines.append(
+            f"{split:<11}largest logit difference {found['max_abs_logit_difference']:.3g} "
+            f"({found['relative']:.2g} of the largest logit) over {found['n']:,} pictures, {found['flips']} flips, "
+            f"accuracy {100 * found['accuracy_difference']:+.2f} points"
+        )
+    stages = [{key: stage[key] for key in ("stage", "max_abs", "relative")} for stage in document["stages"]]
+    first = document["first_bad_stage"]
+    verdict = "agree" if document["passed"] else f"do not agree; the first stage that differs: {first or 'none'}"
+    return "\n".join([*lines, "", terminal.rows(stages), "", f"by the {document['precision']} rule they {verdict}"])

@@ -110,6 +110,7 @@ def test_what_leads_to_the_network_stays_in_float(source: Path, tmp_path: Path) 
     assert not quantised & {"cast", "scaled", "logits"}
     softmax = next(node for node in model.graph.node if node.op_type == "Softmax")
     assert softmax.input[0] == "logits"
+    assert [node.op_type for node in model.graph.node if "logits" in node.output] == ["Gemm"]
 
 
 def test_the_same_pictures_give_the_same_bytes(source: Path, tmp_path: Path) -> None:

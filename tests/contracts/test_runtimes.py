@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper, parser
+from onnx import external_data_helper, numpy_helper, parser
 
 from danlu.core.errors import InputError
 from danlu.core.registry import index_text
@@ -115,6 +115,38 @@ def test_says_what_it_executed(runtime_class: type[Runtime], artifact: Path) -> 
 def test_refuses_other_pictures(runtime_class: type[Runtime], artifact: Path, pictures: Any) -> None:
     with pytest.raises(InputError, match=r"uint8 \[B, H, W, 3\]"):
         runtime_class.load(artifact, threads=1).predict(pictures)
+
+
+@pytest.mark.parametrize("given", ["file", "bytes"])
+@pytest.mark.parametrize("operator", ["MatMul", "Add"])
+def test_never_reads_data_outside_the_file(
+    runtime_class: type[Runtime],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    given: str,
+    operator: str,
+) -> None:
+    """Neither beside the file nor in the working folder; an Add is folded, a MatMul reads its weight late."""
+    monkeypatch.chdir(tmp_path)
+    model = parser.parse_model(
+        f"""<ir_version: 10, opset_import: ["" : 18]>
+        outside (uint8[batch, height, width, 4] pictures) => (float[batch, height, width, 4] logits) {{
+          cast = Cast <to = 1> (pictures)
+          logits = {operator} (cast, weight)
+        }}"""
+    )
+    weight = np.ones((4, 4), np.float32)
+    weight.tofile(tmp_path / "weight.bin")
+    tensor = numpy_helper.from_array(weight, "weight")
+    external_data_helper.set_external_data(tensor, location="weight.bin", offset=0, length=weight.nbytes)
+    tensor.ClearField("raw_data")
+    model.graph.initializer.append(tensor)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match="cannot load"):
+        runtime_class.load(path if given == "file" else path.read_bytes(), threads=1)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_refuses_unknown_outputs_and_files(

@@ -34,7 +34,7 @@ GRAPH = """<ir_version: 10, opset_import: ["" : 18]>
 small (uint8[batch, height, width, 1] pictures) => (float[batch, 3] logits) {
   cast = Cast <to = 1> (pictures)
   summed = ReduceSum <keepdims = 0> (cast, axes)
-  logits = Mul (summed, weight)
+  logits = Add (summed, weight)
 }"""
 
 

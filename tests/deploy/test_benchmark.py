@@ -59,7 +59,10 @@ def test_only_delivered_artifacts_are_measured(lenet: tuple[Path, dict[str, Any]
     record = json.loads((run / "record.json").read_text(encoding="utf-8"))
     record["artifacts"]["int8"]["file"] = None
     (run / "record.json").write_text(json.dumps(record), encoding="utf-8")
-    found = bench(run, threads=1, seconds=0.2, batches=(1,))
+    threads = torch.get_num_threads()
+    found = bench(run, threads=threads + 1, seconds=0.2, batches=(1,))
+    assert torch.get_num_threads() == threads
+    assert found["executed"]["onnxruntime fp32"]["threads"] == threads + 1
     assert [row["runtime"] for row in found["rows"]] == ["pytorch eager", "onnxruntime fp32"]
     (run / "record.json").unlink()
     with pytest.raises(InputError, match="danlu export RUN"):

@@ -134,9 +134,10 @@ def test_no_names_or_paths_of_this_machine(lenet: tuple[Path, dict[str, Any]]) -
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path, lenet: tuple[Path, dict[str, Any]]) -> None:
     """Another process, working folder, hash seed and time: nothing of them is in the file."""
     code = (
-        "import sys; from pathlib import Path; from danlu.data.load import load_data; "
+        "import logging, sys; from pathlib import Path; from danlu.data.load import load_data; "
         "from danlu.deploy.export import export; "
-        "export(Path(sys.argv[1]), load_data('digits'), out=Path('.'), threads=1)"
+        "export(Path(sys.argv[1]), load_data('digits'), out=Path('.'), threads=1); "
+        "sys.exit(len(logging.getLogger().handlers))"  # the quantiser's advice would install one
     )
     environment = {**os.environ, "PYTHONHASHSEED": "99", "PYTHONPATH": str(Path(__file__).parents[2])}
     record = (lenet[0] / "record.json").read_bytes()

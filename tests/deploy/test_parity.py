@@ -62,8 +62,9 @@ def test_a_flip_is_no_tie_unless_the_margin_is_within_the_tolerance() -> None:
     assert (tied["flips"], tied["ties"], tied["passed"]) == (0, 1, True)
     assert tied["accuracy_difference"] == -0.5
     a[1, 1] = 3.0 - 0.0015
-    b[1] = [3.0 - 0.0009, 3.0]
+    b[1] = [3.0 - 0.0009, 3.0 - 0.0007]
     flipped = compare_logits(a, b, np.array([0, 0]))
+    assert flipped["relative"] < 1e-4
     assert (flipped["flips"], flipped["ties"], flipped["passed"]) == (1, 0, False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -295,3 +296,15 @@ def test_no_autocast_reaches_the_network(run: Path, data: Data) -> None:
 
 def test_the_package_is_the_function(run: Path, data: Data) -> None:
     assert danlu.evaluate(run, data, write=False) == evaluate(run, data, write=False)
+
+
+def test_other_data_never_overwrites_the_records_figures(
+    run: Path, data: Data, caplog: pytest.LogCaptureFixture
+) -> None:
+    evaluate(run, data, "test")
+    before = (run / "record.json").read_bytes()
+    with caplog.at_level("INFO", "danlu"):
+        found = evaluate(run, dataclasses.replace(data, hash="0" * 64), "test")
+    assert found["results"]["test"]["accuracy"]["n"] == len(data.test)
+    assert (run / "record.json").read_bytes() == before
+    assert "is not the data of this run" in caplog.text

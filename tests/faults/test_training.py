@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,16 +40,16 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return run_tiny(tmp_path_factory.mktemp("whole") / "run", overrides=SAVE_ALWAYS)
 
 
-@pytest.fixture
-def half(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was stopped in its second epoch, with checkpoints of several steps."""
-    out = tmp_path / "half"
-    child = Training.do_step
+    out = tmp_path_factory.mktemp("stopped") / "run"
+    do = Training.do_step
 
     def do_step(self: Training, batch: Batch, lr: float, number: int) -> Any:
         if number == 24:
             signal.raise_signal(signal.SIGTERM)
-        return child(self, batch, lr, number)
+        return do(self, batch, lr, number)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Training, "do_step", do_step)
@@ -56,6 +57,12 @@ def half(tmp_path: Path) -> Path:
             run_tiny(out, overrides=SAVE_ALWAYS)
     assert last_step(out) == 25
     return out
+
+
+@pytest.fixture
+def half(stopped: Path, tmp_path: Path) -> Path:
+    """A copy of the stopped run."""
+    return Path(shutil.copytree(stopped, tmp_path / "half"))
 
 
 def _good(out: Path) -> None:
@@ -96,7 +103,7 @@ def _die_at(out: Path, verb: str, place: int) -> None:
 def test_b47_kill_9_within_a_save_and_resume_bit_for_bit(tmp_path: Path, whole: RunFolder) -> None:
     """A save does some twenty things to the disk; the process dies at each of them in turn."""
     out = tmp_path / "run"
-    for place in (75, *range(24, 46)):
+    for place in (75, *range(24, 42)):
         verb = "resume" if (out / "config.json").exists() else "train"
         process = SERVER.Process(target=_die_at, args=(out, verb, place))
         process.start()
@@ -105,7 +112,7 @@ def test_b47_kill_9_within_a_save_and_resume_bit_for_bit(tmp_path: Path, whole: 
         _good(out)
         assert last_step(out) >= 0
     run = resume(out)
-    assert run.read_record()["train"]["resumed"] > 10
+    assert run.read_record()["train"]["resumed"] > 8
     assert hashes(run) == hashes(whole)
     assert curve(run) == curve(whole)
     assert not list(run.checkpoints.glob(".*"))
@@ -477,7 +484,7 @@ def test_b56_a_folder_that_is_taken_is_refused(whole: RunFolder) -> None:
 def test_b56_two_processes_never_share_a_folder(tmp_path: Path) -> None:
     """A child holds the run, and is halted there; a second one is refused at once; then the run can be taken over."""
     out = tmp_path / "run"
-    child = Child("train", out, {"epochs": 500})
+    child = Child("train", out, {"epochs": 60})
     try:
         wait_for_step(out, 19, child)
         child.signal(signal.SIGSTOP)
@@ -492,7 +499,7 @@ def test_b56_two_processes_never_share_a_folder(tmp_path: Path) -> None:
     finally:
         child.signal(signal.SIGKILL)
         child.end()
-    with pytest.raises(InputError, match="epochs: 500 → 2"):
+    with pytest.raises(InputError, match="epochs: 60 → 2"):
         resume(out, overrides={"epochs": 2})
 
 
@@ -502,6 +509,15 @@ def test_b56_two_starts_at_the_same_moment(tmp_path: Path) -> None:
     ends = [child.end() for child in children]
     assert sorted(code for code, _ in ends if code is not None) == [0, 2], ends
     assert open_run_folder(tmp_path / "run").read_record()["train"]["epochs"] == 1
+
+
+def test_b56_a_folder_taken_between_look_and_lock_is_refused(half: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both runs saw an empty folder; the other one took the lock first and is gone already."""
+    monkeypatch.setattr("danlu.train.start.new_run_folder", lambda *given: RunFolder(half))
+    before = listing(half)
+    with pytest.raises(InputError, match="was taken by another run"):
+        run_tiny(half)
+    assert {**listing(half), ".lock": ""} == {**before, ".lock": ""}
 
 
 def test_b57_names_in_any_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,7 +148,7 @@ def test_b51_interrupted_and_resumed_equals_uninterrupted(
     assert hashes(run) == hashes(whole)
     assert curve(run) == curve(whole)
     assert run.read_record()["train"]["resumed"] == 3
-    assert [e["what"] for e in run.read_log() if e["kind"] == "event"] == ["resume"] * 3
+    assert [e["what"] for e in run.read_log() if e["kind"] == "event"] == ["stop", "resume"] * 3
 
 
 def test_stopped_while_validating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,6 +167,27 @@ def test_stopped_while_validating(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     run = resume(tmp_path / "parts")
     assert hashes(run) == hashes(whole)
     assert curve(run) == curve(whole)
+
+
+def test_stopped_in_the_very_last_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signal must not be lost: the stages after training would begin."""
+    whole = run_tiny(tmp_path / "whole")
+    original = Training.save
+
+    def save(self: Training) -> None:
+        original(self)
+        if self.state.epoch == 2:
+            monkeypatch.setattr(Training, "save", original)
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Training, "save", save)
+    with pytest.raises(Stopped) as caught:
+        run_tiny(tmp_path / "parts")
+    assert caught.value.exit_code == 143
+    assert "train" not in RunFolder(tmp_path / "parts").read_record()
+    run = resume(tmp_path / "parts")
+    assert run.read_record()["train"]["epochs"] == 2
+    assert hashes(run) == hashes(whole)
 
 
 def test_resume_from_a_named_checkpoint_goes_the_same_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ __all__ = ["OnnxRuntime"]
 
 _PROVIDER = "CPUExecutionProvider"
 _QUIET = 4  # fatal only: what goes wrong is raised as well
+_NOWHERE = os.path.join(os.devnull, "nothing")  # no file can lie below a device
 # What ONNX Runtime raises for files it cannot load; they share no base class of their own.
 _REFUSALS = (
     state.Fail,
@@ -64,7 +66,8 @@ class OnnxRuntime:
     def load(cls, source: Path | bytes, *, threads: int | None = None) -> OnnxRuntime:
         """Load an ONNX file, or the bytes of one.
 
-        The session is always made from bytes: then ONNX Runtime refuses data stored outside the file, wherever it lies.
+        Data stored outside the file is refused, wherever it lies: ONNX Runtime itself would read what lies beside the
+        file, also through a hard link, or in the working folder when it is given bytes.
 
         Raises:
             InputError: a file that cannot be read, or a graph ONNX Runtime refuses; fewer threads than one.
@@ -81,6 +84,7 @@ class OnnxRuntime:
         options.log_severity_level = _QUIET
         # Threads that spin while they wait take time from whatever else runs on the machine.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NOWHERE)
         return options
 
     def _open(self, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:

@@ -25,6 +25,4 @@ def digits_lenet5(samples: int) -> TrainConfig:
     )
 
 
-RECIPES.register(
-    "digits-lenet5", digits_lenet5, __name__, title="digits with LeNet-5", data="digits", model="lenet5"
-)
+RECIPES.register("digits-lenet5", digits_lenet5, __name__, title="digits with LeNet-5", data="digits", model="lenet5")
