@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from danlu.core.log import logger, progress
 from danlu.core.seeds import integers
 from danlu.deploy.artifact import ArtifactInfo
 from danlu.deploy.runtimes.onnxruntime import OnnxRuntime
+from danlu.deploy.subjects import threads_of
 
 if TYPE_CHECKING:
     from danlu.data.load import Data
@@ -38,6 +40,9 @@ REPEATS = 60
 # Fewer repeats give no 95 % interval of a median.
 _LEAST_REPEATS = 6
 _BURST = 5
+_WARMUP = 3
+# From this load average a core on, other work inflates the times of whatever waits for all of its threads.
+_BUSY = 1.5
 _EAGER = "pytorch eager"
 
 Pictures = NDArray[np.uint8]
@@ -68,9 +73,10 @@ def bench(
     Args:
         source: a run folder or an open network (with every artifact its record names), or one artifact.
         data: feeds validation pictures; seeded noise when not given.
-        threads: of every runtime; the usable cores when not given.
+        threads: of every runtime; those the run's training found best when not given, else the usable cores.
         batches: pictures in one call.
-        seconds: about how long all measurements take together; slow networks get fewer repeats, but at least six.
+        seconds: about how long all measurements take together; slow networks get fewer and shorter repeats, but
+            at least six.
         repeats: at most so many.
 
     Returns:
@@ -81,15 +87,16 @@ def bench(
     Raises:
         InputError: no run or artifact, a run that was not exported, or an option below its least value.
     """
-    threads = usable_cores() if threads is None else threads
-    if threads < 1 or repeats < _LEAST_REPEATS or seconds <= 0 or not batches or min(batches) < 1:
-        what = f"threads {threads}, repeats {repeats}, seconds {seconds:g}, batches {list(batches)}"
-        allowed = [f"threads ≥ 1, repeats ≥ {_LEAST_REPEATS}, seconds > 0, batches ≥ 1"]
+    if repeats < _LEAST_REPEATS or seconds <= 0 or not batches or min(batches) < 1:
+        what = f"repeats {repeats}, seconds {seconds:g}, batches {list(batches)}"
+        allowed = [f"repeats ≥ {_LEAST_REPEATS}, seconds > 0, batches ≥ 1"]
         raise InputError(what, where="benchmark", allowed=allowed)
     trained = _trained(source)
+    threads = threads_of(trained, threads)
     runners, size, channels = _runners(source, trained, threads)
     pictures = _pictures(data, max(batches), size, channels)
     logger.info("benchmark: %s with %d threads", ", ".join(runner.name for runner in runners), threads)
+    load = _load()
     with _measuring(trained is not None, threads), progress("benchmark", len(batches), "batches") as advance:
         for place, batch in enumerate(batches):
             _measure(runners, pictures[:batch], seconds / len(batches), repeats)
@@ -98,9 +105,10 @@ def bench(
         "threads": threads,
         "settings": {
             "repeats": min(len(runner.bursts[batch]) for runner in runners for batch in batches),
-            "calls_per_repeat": _BURST,
-            "warmup": _BURST,
+            "calls_per_repeat": min(len(runner.bursts[batch][0]) for runner in runners for batch in batches),
+            "warmup": _WARMUP,
             "seconds": seconds,
+            "load": load,
             "pictures": "validation" if data is not None else "noise",
             "ratio": "time of a / time of b, median over repeats, with at least 95 % confidence",
         },
@@ -111,6 +119,16 @@ def bench(
     if trained is not None:
         trained.run.update_record(benchmark=found)
     return found
+
+
+def _load() -> float | None:
+    """Return the machine's load average per core, where it has one, and warn of a busy machine."""
+    if not hasattr(os, "getloadavg"):
+        return None
+    load = os.getloadavg()[0] / usable_cores()
+    if load > _BUSY:
+        logger.warning("benchmark: the machine is busy (load %.1f per core), so times are inflated", load)
+    return round(load, 2)
 
 
 def _trained(source: Path | str | Trained) -> Trained | None:
@@ -179,17 +197,10 @@ def _measuring(torch_too: bool, threads: int) -> Iterator[None]:
         if not torch_too:
             yield
             return
-        import torch
+        from danlu.deploy.capture import full_precision, torch_threads
 
-        from danlu.deploy.capture import full_precision
-
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
-            with full_precision():
-                yield
-        finally:
-            torch.set_num_threads(before)
+        with torch_threads(threads), full_precision():
+            yield
     finally:
         if collecting:
             gc.enable()
@@ -198,10 +209,16 @@ def _measuring(torch_too: bool, threads: int) -> Iterator[None]:
 def _measure(runners: Sequence[_Runner], pictures: Pictures, seconds: float, repeats: int) -> None:
     """Fill each runner's bursts for this batch: at most ``repeats``, fewer when the time is up, but enough to judge."""
     batch = len(pictures)
+    once = 0.0
     for runner in runners:
         runner.bursts[batch] = []
-        for _ in range(_BURST):
+        for _ in range(_WARMUP):
+            start = time.perf_counter()
             runner.answer(pictures)
+            last = time.perf_counter() - start
+        once += last
+    # So many calls a burst that the least number of repeats fits into the time.
+    burst = min(_BURST, max(1, int(seconds / (_LEAST_REPEATS * once)) - 1))
     begin = time.perf_counter()
     for repeat in range(repeats):
         if repeat >= _LEAST_REPEATS and time.perf_counter() - begin > seconds:
@@ -211,7 +228,7 @@ def _measure(runners: Sequence[_Runner], pictures: Pictures, seconds: float, rep
             # The first call after another runtime finds cold caches and sleeping threads.
             runner.answer(pictures)
             times = []
-            for _ in range(_BURST):
+            for _ in range(burst):
                 start = time.perf_counter()
                 runner.answer(pictures)
                 times.append(time.perf_counter() - start)

@@ -18,7 +18,7 @@ from danlu.tasks.trained import Trained
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["PREPROCESS_STAGE", "STAGE_PREFIX", "Probed", "capture", "full_precision"]
+__all__ = ["PREPROCESS_STAGE", "STAGE_PREFIX", "Probed", "capture", "full_precision", "torch_threads"]
 
 # What the network is fed counts as the first stage, so that a wrong mean or size is not blamed on the network.
 PREPROCESS_STAGE = "preprocess"
@@ -62,6 +62,17 @@ def full_precision() -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(allowed)
+
+
+@contextlib.contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """Let PyTorch compute with ``threads`` threads, and with as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def capture(trained: Trained) -> onnx.ModelProto:

@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from danlu.compress.quantize import layer_errors, quantize_onnx
 from danlu.core import files
-from danlu.core.environment import usable_cores
 from danlu.core.errors import CheckFailed, InputError
 from danlu.core.log import logger
 from danlu.core.version import __version__
 from danlu.deploy.artifact import ArtifactInfo
-from danlu.deploy.capture import PREPROCESS_STAGE, STAGE_PREFIX, capture
+from danlu.deploy.capture import PREPROCESS_STAGE, STAGE_PREFIX, capture, torch_threads
 from danlu.deploy.graph import IR_VERSION, OPSET, add_fitting, describe
 from danlu.deploy.job import ExportJob
 from danlu.deploy.parity import TOLERANCE, compare_resize
-from danlu.deploy.subjects import LOGITS, ArtifactSubject
+from danlu.deploy.subjects import LOGITS, ArtifactSubject, threads_of
 from danlu.tasks.trained import Trained, open_trained
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def export(
         int8: ``None`` delivers INT8 where it holds its accuracy, ``True`` demands it, ``False`` leaves it out.
         out: a folder, or the name of the float32 file (``NAME.onnx``; INT8 becomes ``NAME.int8.onnx``); the run folder
             when not given.
-        threads: of ONNX Runtime; the usable cores when not given.
+        threads: of PyTorch and ONNX Runtime; those training found best when not given.
 
     Returns:
         ``artifacts``, ``parity`` and ``export`` as they stand in the run's ``record.json``.
@@ -71,12 +70,20 @@ def export(
     target = _target(trained, out)
     files.check_writable(target.parent)
     target.parent.mkdir(parents=True, exist_ok=True)
-    job = ExportJob.open(trained, data, threads or usable_cores(), target)
+    job = ExportJob.open(trained, data, threads_of(trained, threads), target)
+    with torch_threads(job.threads):
+        found = _export(job, int8)
+    if int8 and not job.parity["int8"]["delivered"]:
+        raise CheckFailed(f"INT8 is not delivered: {job.parity['int8']['reason']}")
+    return found
+
+
+def _export(job: ExportJob, int8: bool | None) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "opset": OPSET,
         "ir_version": IR_VERSION,
         "tolerance": TOLERANCE,
-        "checkpoint": trained.which,
+        "checkpoint": job.trained.which,
         "quantisation": None,
     }
     artifact = _export_fp32(job, facts)
@@ -86,13 +93,10 @@ def export(
     if int8 is not False:
         _export_int8(job, facts)
     with job.timed("resize"):
-        settings, picture = trained.preprocess.settings, data.picture
-        same = picture.uniform and (picture.height, picture.width) == settings.picture_size
-        job.parity["in_graph_resize"] = None if same else compare_resize(artifact, data.validation)
-    found = job.record(**facts)
-    if int8 and not job.parity["int8"]["delivered"]:
-        raise CheckFailed(f"INT8 is not delivered: {job.parity['int8']['reason']}")
-    return found
+        size, picture = job.trained.preprocess.settings.picture_size, job.data.picture
+        same = picture.uniform and (picture.height, picture.width) == size
+        job.parity["in_graph_resize"] = None if same else compare_resize(artifact, job.data.validation)
+    return job.record(**facts)
 
 
 def _check_data(trained: Trained, data: Data) -> None:

@@ -18,7 +18,7 @@ from danlu.core.errors import InputError
 from danlu.core.log import progress
 from danlu.data.decode import change_channels, decode
 from danlu.data.loader import Loader
-from danlu.deploy.subjects import LOGITS, ArtifactSubject, Subject, open_subject
+from danlu.deploy.subjects import LOGITS, ArtifactSubject, EagerSubject, Subject, open_subject, threads_of
 
 if TYPE_CHECKING:
     from danlu.data.load import Data
@@ -209,7 +209,7 @@ def parity(
         a: the reference: a run folder, an artifact, or an open network.
         b: the other one; held to the float32 rule unless one of the two is quantised.
         data: its validation split decides, its test split reports.
-        threads: of ONNX Runtime; the usable cores when not given.
+        threads: of PyTorch and ONNX Runtime; the usable cores when not given.
 
     Returns:
         ``a``, ``b``, ``precision`` (which rule held), ``tolerance``, ``validation`` and ``test`` (see
@@ -218,7 +218,17 @@ def parity(
     Raises:
         InputError: something that cannot be opened, or two networks for different classes.
     """
+    threads = threads_of(None, threads)
     first, second = open_subject(a, threads), open_subject(b, threads)
+    if any(isinstance(subject, EagerSubject) for subject in (first, second)):
+        from danlu.deploy.capture import torch_threads
+
+        with torch_threads(threads):
+            return _parity(first, second, data)
+    return _parity(first, second, data)
+
+
+def _parity(first: Subject, second: Subject, data: Data) -> dict[str, Any]:
     if set(first.classes) != set(second.classes):
         raise InputError(
             f"knows {len(second.classes)} classes, {first.name} knows {len(first.classes)}; they are not the same",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from danlu.core.environment import usable_cores
 from danlu.core.errors import InputError
 from danlu.deploy.artifact import ArtifactInfo, parse_model, read_bytes
 from danlu.deploy.graph import with_outputs
@@ -16,9 +18,25 @@ from danlu.deploy.runtimes.onnxruntime import OnnxRuntime
 if TYPE_CHECKING:
     from danlu.tasks.trained import Trained
 
-__all__ = ["LOGITS", "ArtifactSubject", "EagerSubject", "Subject", "open_subject"]
+__all__ = ["LOGITS", "ArtifactSubject", "EagerSubject", "Subject", "open_subject", "threads_of"]
 
 LOGITS = "logits"
+
+
+def threads_of(trained: Trained | None, threads: int | None = None) -> int:
+    """Return ``threads`` if given, else what the run's training measured as best, else the usable cores.
+
+    Raises:
+        InputError: fewer than one.
+    """
+    if threads is None and trained is not None:
+        machine = trained.config["effective"].get("machine")
+        threads = machine.get("threads") if isinstance(machine, dict) else None
+        # On a smaller machine than it was trained on, its number would only cost time.
+        threads = min(threads, usable_cores()) if isinstance(threads, int) and threads > 0 else None
+    if threads is not None and threads < 1:
+        raise InputError(f"threads = {threads}", where="--threads", allowed=["1 and more"])
+    return threads or usable_cores()
 
 
 class Subject(Protocol):
@@ -53,6 +71,8 @@ class EagerSubject:
     precision = "fp32"
 
     def __init__(self, trained: Trained) -> None:
+        import torch
+
         from danlu.deploy.capture import STAGE_PREFIX, Probed, full_precision
 
         settings = trained.preprocess.settings
@@ -60,7 +80,9 @@ class EagerSubject:
         self.classes, self.size = trained.classes, settings.picture_size
         self.channels: int = settings.channels
         # The logits come from the network as it was trained and evaluated, not from what was made for the export.
-        self._network, self._probed = trained.picture_model, Probed(trained).eval()
+        # A copy, because channels-last, which is faster, would change the memory of the owner's weights.
+        self._network = copy.deepcopy(trained.picture_model).to(memory_format=torch.channels_last)
+        self._probed = Probed(trained).eval()
         self._full_precision, self._prefix = full_precision, STAGE_PREFIX
 
     def logits(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -112,7 +112,7 @@ def parity_lines(record: Mapping[str, Any]) -> str:
             continue
         v = proof["validation"]
         lines.append(
-            f"parity {name}: largest logit difference {v['max_abs_logit_difference']:.3g} over {v['n']:,} validation "
+            f"parity {name}: largest logit difference {terminal.figure(v['max_abs_logit_difference'])} over {v['n']:,} validation "
             f"pictures, {v['flips']} flips, accuracy {100 * v['accuracy_difference']:+.2f} points"
         )
         if proof.get("delivered") is False:

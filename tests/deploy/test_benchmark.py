@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from danlu.core.errors import InputError
 from danlu.data.load import Data
 from danlu.deploy import benchmark
 from danlu.deploy.benchmark import bench, median_interval
+from danlu.deploy.subjects import threads_of
+from danlu.tasks.trained import Trained
 
 
 def test_a_run_is_measured_in_every_form(lenet: tuple[Path, dict[str, Any]], data: Data) -> None:
@@ -71,8 +74,27 @@ def test_only_delivered_artifacts_are_measured(lenet: tuple[Path, dict[str, Any]
 
 @pytest.mark.parametrize("wrong", [{"threads": 0}, {"repeats": 5}, {"seconds": 0}, {"batches": ()}, {"batches": (0,)}])
 def test_bad_settings(lenet: tuple[Path, dict[str, Any]], wrong: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="benchmark"):
+    with pytest.raises(InputError, match=r"benchmark|--threads"):
         bench(lenet[0], **wrong)
+
+
+def test_threads_are_those_training_found_best(tiny: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("danlu.deploy.subjects.usable_cores", lambda: 4)
+    assert threads_of(tiny) == threads_of(None) == 4
+    for found, used in ((3, 3), (16, 4), (0, 4), ("many", 4)):
+        config = {"effective": {**tiny.config["effective"], "machine": {"threads": found}}}
+        assert threads_of(replace(tiny, config=config)) == used
+        assert threads_of(replace(tiny, config=config), 7) == 7
+
+
+def test_a_busy_machine_is_on_record(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(benchmark, "usable_cores", lambda: 2)
+    monkeypatch.setattr(benchmark.os, "getloadavg", lambda: (2.0, 0.0, 0.0), raising=False)
+    assert benchmark._load() == 1.0
+    assert caplog.messages == []
+    monkeypatch.setattr(benchmark.os, "getloadavg", lambda: (9.0, 0.0, 0.0), raising=False)
+    assert benchmark._load() == 4.5
+    assert "busy" in caplog.text
 
 
 def runner(name: str, seconds: float, log: list[str]) -> Any:
@@ -87,9 +109,9 @@ def test_repeats_are_interleaved_and_rotate() -> None:
     log: list[str] = []
     runners = [runner("a", 0.001, log), runner("b", 0.002, log)]
     benchmark._measure(runners, np.zeros((4, 1, 1, 1), np.uint8), seconds=60, repeats=8)
-    burst = benchmark._BURST
-    assert log[: 2 * burst] == ["a"] * burst + ["b"] * burst
-    turns = log[2 * burst :: burst + 1]
+    warm, burst = benchmark._WARMUP, benchmark._BURST
+    assert log[: 2 * warm] == ["a"] * warm + ["b"] * warm
+    turns = log[2 * warm :: burst + 1]
     assert turns == ["a", "b", "b", "a"] * 4
     assert [len(runner.bursts[4]) for runner in runners] == [8, 8]
     ratio = benchmark._ratio(runners[0], runners[1], 4)
@@ -98,9 +120,11 @@ def test_repeats_are_interleaved_and_rotate() -> None:
 
 
 def test_slow_networks_get_fewer_repeats_but_enough() -> None:
-    runners = [runner("slow", 0.01, [])]
+    log: list[str] = []
+    runners = [runner("slow", 0.01, log)]
     benchmark._measure(runners, np.zeros((1, 1, 1, 1), np.uint8), seconds=0.001, repeats=60)
-    assert len(runners[0].bursts[1]) == benchmark._LEAST_REPEATS
+    assert [len(times) for times in runners[0].bursts[1]] == [1] * benchmark._LEAST_REPEATS
+    assert len(log) == benchmark._WARMUP + 2 * benchmark._LEAST_REPEATS
 
 
 @pytest.mark.parametrize(("n", "ranks"), [(5, (1, 5)), (6, (1, 6)), (9, (2, 8)), (20, (6, 15)), (60, (22, 39))])

@@ -18,7 +18,7 @@ def mnist_lenet5(samples: int) -> TrainConfig:
     return TrainConfig(
         epochs=8,
         batch_size=128,
-        optimizer=OptimizerSettings(lr=0.05, momentum=0.9, weight_decay=5e-4),
+        optimizer=OptimizerSettings(lr=0.1, momentum=0.9, weight_decay=5e-4),
         schedule=ScheduleSettings(warmup=0.1),
         label_smoothing=0.05,
         augment=({"name": "pad_crop", "padding": 2},),
