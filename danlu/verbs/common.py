@@ -112,8 +112,8 @@ def parity_lines(record: Mapping[str, Any]) -> str:
             continue
         v = proof["validation"]
         lines.append(
-            f"parity {name}: largest logit difference {terminal.figure(v['max_abs_logit_difference'])} over {v['n']:,} validation "
-            f"pictures, {v['flips']} flips, accuracy {100 * v['accuracy_difference']:+.2f} points"
+            f"parity {name}: largest logit difference {terminal.figure(v['max_abs_logit_difference'])} over {v['n']:,} "
+            f"validation pictures, {v['flips']} flips, accuracy {100 * v['accuracy_difference']:+.2f} points"
         )
         if proof.get("delivered") is False:
             lines.append(f"  not delivered: {proof['reason']}")

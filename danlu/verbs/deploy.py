@@ -143,8 +143,8 @@ def _proof(document: Mapping[str, Any]) -> str:
         found = document[split]
         lines.append(
             f"{split:<11}largest logit difference {terminal.figure(found['max_abs_logit_difference'])} "
-            f"({terminal.figure(found['relative'])} of the largest logit) over {found['n']:,} pictures, {found['flips']} flips, "
-            f"accuracy {100 * found['accuracy_difference']:+.2f} points"
+            f"({terminal.figure(found['relative'])} of the largest logit) over {found['n']:,} pictures, "
+            f"{found['flips']} flips, accuracy {100 * found['accuracy_difference']:+.2f} points"
         )
     stages = [{key: stage[key] for key in ("stage", "max_abs", "relative")} for stage in document["stages"]]
     first = document["first_bad_stage"]

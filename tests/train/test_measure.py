@@ -88,7 +88,7 @@ def test_measuring_leaves_the_training_as_it_is(tmp_path: Path, monkeypatch: pyt
     [
         (0.05, 8.5, 8, "an epoch takes about 1.0 s of the budget of 8.5 s"),
         (1.0, 2.0, 1, "one epoch is the least"),
-        (0.0001, 60.0, 120, "at most 4 times the recipe's 30"),
+        (0.0001, 60.0, 160, "at most 4 times the recipe's 40"),
     ],
 )
 def test_a_budget_chooses_the_epochs(

@@ -11,12 +11,12 @@ __all__ = ["digits_lenet5"]
 def digits_lenet5(samples: int) -> TrainConfig:
     """danlu train digits --model lenet5
 
-    Expected: 98.3 to 99.7 % test accuracy.
-    Cost: 30 epochs of 1,259 pictures.
+    Expected: 99.1 % test accuracy (98.6 to 99.7 over five seeds of split and training).
+    Cost: 760 steps, about 10 s.
     Hardware: two processor cores.
     """
     return TrainConfig(
-        epochs=30,
+        epochs=40,
         batch_size=64,
         optimizer=OptimizerSettings(lr=0.05, momentum=0.9, weight_decay=5e-4),
         schedule=ScheduleSettings(warmup=0.1),

@@ -11,9 +11,9 @@ __all__ = ["fashion_mnist_lenet5"]
 def fashion_mnist_lenet5(samples: int) -> TrainConfig:
     """danlu train fashion-mnist --model lenet5
 
-    Expected: at least 90.0 % test accuracy.
-    Cost: 12 epochs.
-    Hardware: two processor cores with AVX-512.
+    Expected: 91.3 % test accuracy (one seed).
+    Cost: 12 epochs, half a minute to three minutes.
+    Hardware: two processor cores with AVX512-BF16.
     """
     return TrainConfig(
         epochs=12,

@@ -11,9 +11,9 @@ __all__ = ["mnist_lenet5"]
 def mnist_lenet5(samples: int) -> TrainConfig:
     """danlu train mnist --model lenet5
 
-    Expected: at least 99.0 % test accuracy.
-    Cost: 8 epochs.
-    Hardware: two processor cores with AVX-512.
+    Expected: 99.4 % test accuracy (99.40 to 99.43 over three seeds).
+    Cost: 8 epochs, half a minute to two minutes.
+    Hardware: two processor cores with AVX512-BF16.
     """
     return TrainConfig(
         epochs=8,
