@@ -54,7 +54,7 @@ def measure(name: str, seed: int) -> dict[str, Any]:
 def main() -> None:
     """Measure what the command line names and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("names", nargs="*", default=["digits", "mnist", "fashion-mnist"], choices=[*TARGETS, []])
+    parser.add_argument("names", nargs="*", help="of " + ", ".join(TARGETS))
     parser.add_argument("--seeds", type=int, default=1)
     arguments = parser.parse_args()
     from danlu.core.environment import describe_environment
@@ -62,7 +62,7 @@ def main() -> None:
 
     document = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"schema": 1, "rows": {}}
     missed = []
-    for name in arguments.names:
+    for name in arguments.names or ["digits", "mnist", "fashion-mnist"]:
         runs = [measure(name, seed) for seed in range(arguments.seeds)]
         document["rows"][name] = {"command": f"danlu run {name}", "environment": describe_environment(), "runs": runs}
         write_json(RESULTS, document)

@@ -6,15 +6,13 @@ import io
 import json
 import os
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from danlu.core.errors import DanluError, InputError
 
 if TYPE_CHECKING:
     from cyclopts import App
-
-    from danlu.verbs.common import Common
 
 __all__ = ["main"]
 
@@ -40,7 +38,7 @@ Usage: danlu VERB …          danlu VERB --help
   env                         versions and machine
 
   DATA is digits, mnist, fashion-mnist, cifar10, or a folder that holds one folder a class. RUN is a run folder.
-  Everywhere: --out PATH --seed S --device auto|cpu|cuda[:i]|mps --threads N --json --quiet --debug --lang en|zh
+  Everywhere: --json --quiet --debug. Where they mean something: --out --seed --device --threads --lang
 
 First steps:  danlu run digits        danlu run my-pictures        danlu run mnist --download
 """
@@ -53,20 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             # A terminal of another encoding shows ? for what it lacks; that is no reason to stop.
             stream.reconfigure(errors="replace")
-    if not tokens or tokens in (["--help"], ["-h"], ["help"]):
-        print(OVERVIEW, end="")
-        return 0
-    if tokens == ["--version"]:
-        from danlu.core.version import __version__
-
-        print(__version__)
-        return 0
     debug = "--debug" in tokens
     try:
-        return _dispatch(tokens)
+        code = _answer(tokens)
+        sys.stdout.flush()
+        return code
     except DanluError as error:
         if debug:
-            raise
+            _show_traceback()
         print(f"danlu: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
@@ -77,11 +69,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except Exception as error:
         if debug:
-            raise
+            _show_traceback()
         print(
             f"danlu: internal error: {type(error).__name__}: {error}\n  mend: run again with --debug", file=sys.stderr
         )
         return 70
+
+
+def _answer(tokens: list[str]) -> int:
+    if not tokens or tokens in (["--help"], ["-h"], ["help"]):
+        print(OVERVIEW, end="")
+        return 0
+    if tokens == ["--version"]:
+        from danlu.core.version import __version__
+
+        print(__version__)
+        return 0
+    return _dispatch(tokens)
 
 
 def _dispatch(tokens: list[str]) -> int:
@@ -97,22 +101,46 @@ def _dispatch(tokens: list[str]) -> int:
         known = tokens[0] in {name.split()[0] for name in verbs.VERBS}
         raise InputError(str(error).strip(), mend=f"see: danlu {tokens[0] + ' ' if known else ''}--help") from None
     common = bound.arguments.get("common") or verbs.Common()
-    _check_common(common)
+    _check({**vars(common), **bound.arguments})
     log.configure(quiet=common.quiet, debug=common.debug)
     output = verb(*bound.args, **bound.kwargs)
     if not isinstance(output, verbs.Output):  # --help and --version print by themselves
         return 0
-    print(json.dumps(output.document, ensure_ascii=False, indent=2) if common.json else output.text)
+    # Plain ASCII, so that no name is lost where the output's encoding lacks its letters.
+    _print(json.dumps(output.document, indent=2, allow_nan=False) if common.json else output.text)
     return output.exit_code
 
 
-def _check_common(common: Common) -> None:
-    if common.threads is not None and not 1 <= common.threads <= 1024:
-        raise InputError(f"--threads {common.threads}", allowed=["1 to 1024"])
-    if not 0 <= common.seed < 2**63:
-        raise InputError(f"--seed {common.seed}", allowed=["0 to 2**63 - 1"])
-    if common.lang not in (None, "en", "zh"):
-        raise InputError(f"--lang {common.lang!r}", allowed=["en", "zh"])
+def _show_traceback() -> None:
+    import traceback
+
+    traceback.print_exc()
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise InputError(f"standard output cannot be written ({error.strerror or error})") from None
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    from danlu.core.environment import usable_cores
+
+    threads, seed, lang, epochs = (options.get(name) for name in ("threads", "seed", "lang", "epochs"))
+    if threads is not None and not 1 <= threads <= usable_cores():
+        raise InputError(f"--threads {threads}", allowed=[f"1 to {usable_cores()}, the cores this process may use"])
+    if seed is not None and not 0 <= seed < 2**63:
+        raise InputError(f"--seed {seed}", allowed=["0 to 2**63 - 1"])
+    if epochs is not None and not 1 <= epochs <= 100_000:
+        raise InputError(f"--epochs {epochs}", allowed=["1 to 100,000"])
+    if lang not in (None, "en", "zh"):
+        raise InputError(f"--lang {lang!r}", allowed=["en", "zh"])
+    for name in ("data", "source", "path"):
+        if options.get(name) == "":
+            raise InputError("an empty name", mend="give the name of a data set, or a folder")
 
 
 def _app() -> App:
@@ -121,7 +149,8 @@ def _app() -> App:
     from danlu import verbs
     from danlu.core.version import __version__
 
-    Parameter(name="*", negative="")(verbs.Common)
+    for options in (verbs.Common, verbs.Training):
+        Parameter(name="*", negative="")(options)
     app = App(name="danlu", version=__version__, help=OVERVIEW, help_format="plaintext")
     for name, verb in verbs.VERBS.items():
         *groups, last = name.split()

@@ -6,6 +6,7 @@ Every stage is also a verb and a Python function of its own; a run folder joins 
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -123,6 +124,8 @@ def begin(
         MODELS.check(model, "--model")
     if recipe is not None:
         RECIPES.check(recipe, "--recipe")
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", training.get("device", "auto")):
+        raise InputError(f"--device {training['device']!r}", allowed=["auto", "cpu", "cuda", "cuda:<i>", "mps"])
     if weights is not None and not weights.is_file():
         raise InputError("no such file", where=str(weights), mend="give a .safetensors or .pth file to --weights")
     # Only a check: which recipe these settings go on top of is known once the data is.
@@ -215,7 +218,9 @@ def evaluate_any(model: Path, source: str, split: str = "test", *, seed: int = 0
     return found
 
 
-def export_run(path: Path, *, int8: bool | None = None) -> dict[str, Any]:
+def export_run(
+    path: Path, *, int8: bool | None = None, out: Path | None = None, threads: int | None = None
+) -> dict[str, Any]:
     """Export a run folder on the data it was trained on; return its record, and write its report anew.
 
     Raises:
@@ -229,7 +234,7 @@ def export_run(path: Path, *, int8: bool | None = None) -> dict[str, Any]:
     folder = open_run_folder(path)
     with folder.locked():
         try:
-            export(open_trained(path), data_of(folder), int8=int8)
+            export(open_trained(path), data_of(folder), int8=int8, out=out, threads=threads)
         finally:
             build_report(folder)
     return folder.read_record()
@@ -273,7 +278,7 @@ def data_of(folder: RunFolder) -> Data:
     return data
 
 
-def resume(path: Path, *, threads: int | None = None) -> RunFolder:
+def resume(path: Path) -> RunFolder:
     """Continue a run bit for bit; a run begun by the main job goes on through the stages after training.
 
     Raises:
@@ -290,4 +295,4 @@ def resume(path: Path, *, threads: int | None = None) -> RunFolder:
         return folder
     with stages.stage("data", "load the data"):
         data = data_of(folder)
-    return finish(folder, data, stages, int8=requested.get("int8"), threads=threads)
+    return finish(folder, data, stages, int8=requested.get("int8"))

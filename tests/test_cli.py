@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from danlu import cli, verbs
+from danlu.verbs.common import overrides_of, requested_of
 
 DANLU = [sys.executable, "-m", "danlu"]
 
@@ -95,7 +98,54 @@ def test_bad_input_is_one_message_and_no_side_effect(
 def test_debug_shows_the_traceback(in_tmp: Path) -> None:
     shown = call("resume", "nowhere", "--debug", cwd=in_tmp)
     assert "Traceback" in shown.stderr
-    assert shown.returncode != 0
+    assert shown.returncode == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["digits"],
+        ["my data/猫", "--model", "lenet5", "--epochs", "3", "--seed", "7"],
+        ["digits", "--set", "clip=null", "--set", 'augment=[{"name": "pad_crop", "padding": 1}]', "--no-int8"],
+        ["digits", "--set", "optimizer.nesterov=false", "--budget", "90s", "--weights", "a b.pth", "--int8"],
+        ["mnist", "--download", "--device", "cpu", "--threads", "1", "--recipe", "default"],
+    ],
+)
+def test_the_recorded_command_asks_for_the_same(words: list[str]) -> None:
+    def asked(words: list[str]) -> dict[str, Any]:
+        _, bound, _ = cli._app().parse_args(["run", *words], exit_on_error=False, print_error=False)
+        given = dict(bound.arguments)
+        common = given.pop("common", None) or verbs.Training()
+        overrides = overrides_of(given.pop("set", None), given.pop("epochs", None), given.pop("budget", None))
+        flags = {name: given.get(name, default) for name, default in (("int8", None), ("download", False))}
+        model, recipe, weights = given.get("model", "auto"), given.get("recipe"), given.get("weights")
+        made = requested_of("run", given["data"], model, recipe, overrides, weights, common, **flags)
+        return {**made, "seed": common.seed, "weights": weights}
+
+    first = asked(words)
+    again = shlex.split(first["command"])
+    assert again[:2] == ["danlu", "run"]
+    assert asked(again[2:]) == first
+
+
+def test_options_that_mean_nothing_are_refused(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["env", "--seed", "3"], ["resume", "run", "--threads", "2"], ["report", "run", "--out", "x"]):
+        assert cli.main(words) == 2
+        assert "Unknown option" in capsys.readouterr().err
+
+
+def test_names_survive_json_in_any_encoding(in_tmp: Path) -> None:
+    shown = call("models", "show", "lenet5", "--json", cwd=in_tmp, PYTHONIOENCODING="ascii")
+    assert json.loads(shown.stdout)["authors"].startswith("Yann LeCun, Léon Bottou")
+
+
+def test_a_closed_or_full_output(in_tmp: Path) -> None:
+    command = " ".join(DANLU)
+    closed = subprocess.run(["bash", "-c", f"{command} --help | true; echo ${{PIPESTATUS[0]}}"], capture_output=True)
+    assert (closed.stdout, closed.stderr) == (b"0\n", b"")
+    full = subprocess.run(["bash", "-c", f"{command} env > /dev/full"], capture_output=True, text=True)
+    assert full.returncode == 2
+    assert "standard output cannot be written" in full.stderr
 
 
 def test_json_is_one_document(in_tmp: Path) -> None:

@@ -107,7 +107,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         yield temporary
         for file in sorted(temporary.rglob("*")):
             if file.is_file():
-                with open(file, "rb") as opened:
+                with open(file, "r+b") as opened:  # Windows flushes no file that was opened to read
                     os.fsync(opened.fileno())
         sync_folder(temporary)
         if path.exists():

@@ -55,8 +55,17 @@ class RunFolder:
         self.pictures = path / "pictures"
 
     def read_config(self) -> dict[str, Any]:
-        """Return ``config.json``: ``{"schema", "requested", "effective", …}``."""
-        return check_schema(files.read_json(self.config_path), str(self.config_path))
+        """Return ``config.json``: ``{"schema", "requested": {…}, "effective": {…}, …}``.
+
+        Raises:
+            InputError: it is damaged, of a newer schema, or lacks one of the two sections.
+        """
+        where = str(self.config_path)
+        config = check_schema(files.read_json(self.config_path), where)
+        for section in ("requested", "effective"):
+            if not isinstance(config.get(section), dict):
+                raise InputError(f"has no section {section!r}", where=where, mend="give a folder of `danlu train`")
+        return config
 
     def read_record(self) -> dict[str, Any]:
         """Return ``record.json``, or a bare ``{"schema": 1}`` where nothing was recorded yet."""
@@ -86,11 +95,25 @@ class RunFolder:
             os.truncate(self.log_path, length)
 
     def read_log(self) -> list[dict[str, Any]]:
-        """Return the log's entries; a last line cut short by a kill is left out."""
+        """Return the log's entries; a last line cut short by a kill is left out.
+
+        Raises:
+            InputError: a line is damaged.
+        """
         if not self.log_path.exists():
             return []
-        lines = self.log_path.read_bytes().split(b"\n")[:-1]
-        return [json.loads(line) for line in lines]
+        entries = []
+        for number, line in enumerate(self.log_path.read_bytes().split(b"\n")[:-1], start=1):
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                entry = None
+            if not isinstance(entry, dict):
+                raise InputError(
+                    "is no entry of a log", where=f"{self.log_path}, line {number}", mend="remove the line"
+                )
+            entries.append(entry)
+        return entries
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -106,9 +129,10 @@ def check_free(out: Path | None) -> None:
         InputError: it does.
     """
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(
-            "exists and is not empty", where=str(out), mend="give another --out, or resume it: danlu resume RUN"
-        )
+        # A run killed before its first step has no config yet: there is nothing to resume.
+        begun = RunFolder(out).config_path.is_file()
+        mend = "give another --out, or " + (f"resume it: danlu resume {out}" if begun else "delete it")
+        raise InputError("exists and is not empty", where=str(out), mend=mend)
     files.check_writable(Path("runs") if out is None else out)
 
 

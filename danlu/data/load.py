@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,10 @@ _SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class PictureInfo:
-    """Size and channels of the pictures; the median height and width where they are not ``uniform``."""
+    """Size and channels of the training and validation pictures; medians where their sizes are not ``uniform``.
+
+    Test pictures are brought to these; they have no part in them, so that nothing is chosen by what is tested on.
+    """
 
     height: int
     width: int
@@ -43,7 +47,8 @@ class Data:
 
     ``problems`` are the files left out, each with its reason; ``warnings`` what is unusual but used; ``duplicates``
     pairs of ids of equal pictures in different splits; ``mean`` and ``std`` those of the training pictures per channel,
-    as fractions of 255; ``test_given`` whether the test split came with the data; ``seed`` that of the splits drawn.
+    as fractions of 255; ``test_given`` and ``validation_given`` whether these splits came with the data; ``seed`` that
+    of the splits drawn.
     """
 
     name: str
@@ -64,6 +69,7 @@ class Data:
     format: str = "image_folder"
     warnings: list[Problem] = field(default_factory=list)
     duplicates: list[tuple[str, str]] = field(default_factory=list)
+    validation_given: bool = False
 
     def split(self, name: str) -> Dataset:
         """Return the split called ``train``, ``validation`` or ``test``.
@@ -74,6 +80,30 @@ class Data:
         if name not in _SPLITS:
             raise InputError(f"unknown split {name!r}", allowed=_SPLITS)
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
+
+    def check_unseen(self, split: str, who: str, trained_hash: str | None, trained_seed: int | None) -> None:
+        """Refuse a split that holds pictures ``who`` was trained on: the same data, split by another seed.
+
+        Args:
+            split: the split to be measured on.
+            who: the network, as messages call it.
+            trained_hash: of the data it was trained on; None where that is not known, and nothing is refused.
+            trained_seed: of the split it was trained on, or None.
+
+        Raises:
+            InputError: it says which seed to give.
+        """
+        if trained_hash != self.hash or trained_seed in (None, self.seed):
+            return
+        given = {"validation": self.validation_given, "test": self.test_given}
+        if given.get(split, all(given.values())):
+            return
+        raise InputError(
+            f"is split by seed {self.seed}, {who} was trained on the split by seed {trained_seed}: "
+            f"its {split} pictures were partly trained on",
+            where=self.name,
+            mend=f"give --seed {trained_seed}",
+        )
 
     def check_batch(self, batch: int, where: str | None = None) -> None:
         """Refuse a batch that the training split cannot fill once.
@@ -130,7 +160,7 @@ def load_data(source: str | Path, *, seed: int = 0, download: bool = False, chan
         source: a catalogue name or a path.
         seed: of the splits.
         download: fetch a catalogue data set that is not there.
-        channels: 1 or 3; what the pictures have when not given (3 as soon as one is coloured).
+        channels: 1 or 3; what the training and validation pictures have when not given (3 as soon as one is coloured).
 
     Raises:
         InputError: nothing to read, more than 5 % broken, fewer than two classes, or a split or class without pictures.
@@ -145,7 +175,7 @@ def load_data(source: str | Path, *, seed: int = 0, download: bool = False, chan
     parts, drawn = _split(findings, seed, opened.source)
     datasets = {name: _part(findings.splits[origin], chosen) for name, (origin, chosen) in parts.items()}
     digests = {name: [findings.digests[o][i] for i in chosen.tolist()] for name, (o, chosen) in parts.items()}
-    picture = _picture(findings, channels)
+    picture = _picture(findings, parts, channels)
     if not findings.facts:
         datasets = {name: _in_channels(dataset, picture.channels) for name, dataset in datasets.items()}
     mean, std = _stats(datasets["train"], digests["train"], picture.channels)
@@ -169,6 +199,7 @@ def load_data(source: str | Path, *, seed: int = 0, download: bool = False, chan
         format=report.format,
         warnings=report.warnings,
         duplicates=pairs,
+        validation_given="validation" not in drawn,
     )
     _say(data, opened)
     return data
@@ -232,12 +263,21 @@ def _in_channels(dataset: Dataset, channels: int) -> Dataset:
     return ArrayDataset(change_channels(dataset.pictures, channels), dataset.labels, dataset.ids, dataset.classes)
 
 
-def _picture(findings: Findings, channels: int | None) -> PictureInfo:
-    """Describe the pictures of all splits; medians where their sizes differ."""
-    sizes = findings.report.sizes
-    found = 1 if set(findings.report.modes) == {"L"} else 3
-    if findings.facts:
-        found = max(facts.channels for part in findings.facts.values() for facts in part)
+def _picture(findings: Findings, parts: Parts, channels: int | None) -> PictureInfo:
+    """Describe the pictures trained and validated on; medians where their sizes differ."""
+    sizes: Counter[tuple[int, int]] = Counter()
+    found = 1
+    for origin, chosen in (parts[name] for name in _SPLITS if name != "test"):
+        if findings.facts:
+            facts = [findings.facts[origin][index] for index in chosen.tolist()]
+            sizes.update((fact.height, fact.width) for fact in facts)
+            found = max([found, *(fact.channels for fact in facts)])
+            continue
+        dataset = findings.splits[origin]
+        assert isinstance(dataset, ArrayDataset)
+        _, height, width, depth = dataset.pictures.shape
+        sizes[height, width] += len(chosen)
+        found = max(found, depth)
     if len(sizes) == 1:
         height, width = next(iter(sizes))
         return PictureInfo(height, width, channels or found, uniform=True)

@@ -2,10 +2,14 @@
 
 Each key holds JSON. ``danlu.schema`` is read first: an artifact of a newer schema is refused. The file is
 self-contained; one that refers to data outside itself is refused, wherever that data lies.
+
+``danlu.digest`` is the SHA-256 of the whole file with zeros in the digest's own place. It is found and checked in the
+bytes alone, before anything parses them, so that a file that changed after its export never answers.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,11 +21,16 @@ from danlu.core.errors import InputError
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["INPUT", "SCHEMA", "ArtifactInfo", "parse_model", "read_artifact", "read_bytes"]
+__all__ = ["INPUT", "SCHEMA", "ArtifactInfo", "parse_model", "read_artifact", "read_bytes", "sealed"]
 
 SCHEMA = 1
 INPUT = "pictures"
 _PREFIX = "danlu."
+_DIGEST = _PREFIX + "digest"
+_NO_DIGEST = "0" * 64
+# How protobuf writes the entry: field 1 with the key, field 2 with 64 digits in quotes. No JSON text holds a bare line
+# feed, so no class name can look like this.
+_DIGEST_BEGINS = b"\n" + bytes([len(_DIGEST)]) + _DIGEST.encode() + b'\x12\x42"'
 # Protobuf ends at 2 GiB; a larger file cannot be one ONNX file.
 _MOST_BYTES = 2**31 - 1
 _MEND = "give the .onnx file that `danlu export` wrote"
@@ -43,6 +52,8 @@ class ArtifactInfo:
         hashes: ``data``, ``weights`` and, for a quantised artifact, ``calibration``: SHA-256.
         parity: what was proved before it was written; see :mod:`danlu.deploy.parity`.
         version: of the danlu that wrote it.
+        split: ``seed`` of the split of the data it was trained on, and whether the test split was given
+            (``test_given``); None where an older version wrote the artifact.
         schema: of this metadata.
     """
 
@@ -57,6 +68,7 @@ class ArtifactInfo:
     hashes: dict[str, str]
     parity: dict[str, Any] = field(default_factory=dict)
     version: str = ""
+    split: dict[str, Any] | None = None
     schema: int = SCHEMA
 
     def to_metadata(self) -> dict[str, str]:
@@ -75,6 +87,8 @@ class ArtifactInfo:
             "parity": self.parity,
             "version": self.version,
         }
+        if self.split is not None:
+            values["split"] = self.split
         return {
             _PREFIX + key: json.dumps(values[key], ensure_ascii=False, allow_nan=False, separators=(",", ":"))
             for key in sorted(values)
@@ -121,6 +135,7 @@ class ArtifactInfo:
             hashes=hashes,
             parity=_entry(metadata, "parity", dict, where),
             version=_entry(metadata, "version", str, where),
+            split=_split(metadata, where),
             schema=schema,
         )
 
@@ -141,11 +156,57 @@ def _entry(metadata: Mapping[str, str], key: str, kind: type, where: str) -> Any
     return value
 
 
+def _split(metadata: Mapping[str, str], where: str) -> dict[str, Any] | None:
+    if _PREFIX + "split" not in metadata:
+        return None
+    split: dict[str, Any] = _entry(metadata, "split", dict, where)
+    seed, given = split.get("seed"), split.get("test_given")
+    if not isinstance(seed, int) or isinstance(seed, bool) or not isinstance(given, bool):
+        raise _bad(where, "split", "a seed and whether the test split was given")
+    return split
+
+
+def sealed(model: onnx.ModelProto) -> bytes:
+    """Return ``model`` as the bytes of a file that says whether it has changed since; ``model`` stays as it is."""
+    import onnx
+
+    marked = onnx.ModelProto()
+    marked.CopyFrom(model)
+    kept = [entry for entry in marked.metadata_props if entry.key != _DIGEST]
+    del marked.metadata_props[:]
+    marked.metadata_props.extend(kept)
+    marked.metadata_props.add(key=_DIGEST, value=json.dumps(_NO_DIGEST))
+    data = bytes(marked.SerializeToString(deterministic=True))
+    begin = data.rindex(_DIGEST_BEGINS) + len(_DIGEST_BEGINS)
+    return data[:begin] + _digest(data, begin) + data[begin + len(_NO_DIGEST) :]
+
+
+def _digest(data: bytes, begin: int) -> bytes:
+    """Return the digest, in hexadecimal digits, of ``data`` with zeros where its own digest begins."""
+    view = memoryview(data)
+    found = hashlib.sha256(view[:begin])
+    found.update(_NO_DIGEST.encode())
+    found.update(view[begin + len(_NO_DIGEST) :])
+    return found.hexdigest().encode()
+
+
+def _check_digest(data: bytes, where: str) -> None:
+    """Refuse bytes that are not those exported; files without a digest are of an older version or of somebody else."""
+    place = data.rfind(_DIGEST_BEGINS)
+    if place < 0:
+        return
+    begin = place + len(_DIGEST_BEGINS)
+    if data[begin : begin + len(_NO_DIGEST)] != _digest(data, begin):
+        mend = "copy it again from where it was exported, or export it again"
+        raise InputError("the file has changed since it was exported: its digest is another", where=where, mend=mend)
+
+
 def read_bytes(path: Path) -> bytes:
-    """Return the bytes of an artifact's file.
+    """Return the bytes of an artifact's file, after checking that they are those exported.
 
     Raises:
-        InputError: no such file, a folder, empty, too large to be one ONNX file, or not readable.
+        InputError: no such file, a folder, empty, too large to be one ONNX file, not readable, or changed since it was
+            exported. A file without a digest (an older artifact, or no artifact at all) is not checked.
     """
     where = str(path)
     if path.is_dir():
@@ -162,6 +223,7 @@ def read_bytes(path: Path) -> bytes:
         raise InputError(f"cannot be read ({error.strerror or error})", where=where) from error
     if not data:
         raise InputError("is empty (0 bytes)", where=where, mend=_MEND)
+    _check_digest(data, where)
     return data
 
 

@@ -41,6 +41,8 @@ REPEATS = 60
 _LEAST_REPEATS = 6
 _BURST = 5
 _WARMUP = 3
+# Below this many calls a percentile is nearly the slowest call of all, and is not given.
+_CALLS_FOR = {90: 10, 99: 100}
 # From this load average a core on, other work inflates the times of whatever waits for all of its threads.
 _BUSY = 1.5
 _EAGER = "pytorch eager"
@@ -81,7 +83,8 @@ def bench(
 
     Returns:
         ``threads``; ``settings``; ``rows``: ``runtime``, ``precision`` executed, ``batch``, ``median_ms``, ``p90_ms``,
-        ``p99_ms``, ``pictures_per_second``, ``calls``; ``ratios``, how many times as fast ``b`` is as
+        ``p99_ms``, ``pictures_per_second``, ``calls`` (``p90_ms`` is None below 10 calls, ``p99_ms`` below 100);
+        ``ratios``, how many times as fast ``b`` is as
         ``a``: ``median``, ``low``, ``high``, ``repeats``; ``executed``, what each runtime ran. A run records them.
 
     Raises:
@@ -237,17 +240,21 @@ def _measure(runners: Sequence[_Runner], pictures: Pictures, seconds: float, rep
 
 def _row(runner: _Runner, batch: int) -> dict[str, Any]:
     calls = np.array(runner.bursts[batch]).ravel()
-    median, p90, p99 = (float(value) for value in np.quantile(calls, [0.5, 0.9, 0.99]))
+    median = float(np.median(calls))
     return {
         "runtime": runner.name,
         "precision": runner.precision,
         "batch": batch,
         "median_ms": 1000 * median,
-        "p90_ms": 1000 * p90,
-        "p99_ms": 1000 * p99,
+        "p90_ms": _percentile_ms(calls, 90),
+        "p99_ms": _percentile_ms(calls, 99),
         "pictures_per_second": batch / median,
         "calls": len(calls),
     }
+
+
+def _percentile_ms(calls: NDArray[np.float64], percent: int) -> float | None:
+    return 1000 * float(np.percentile(calls, percent)) if len(calls) >= _CALLS_FOR[percent] else None
 
 
 def _ratio(a: _Runner, b: _Runner, batch: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from danlu.core import files
 from danlu.core.errors import CheckFailed, InputError
 from danlu.core.log import logger
 from danlu.core.version import __version__
-from danlu.deploy.artifact import ArtifactInfo
+from danlu.deploy.artifact import ArtifactInfo, sealed
 from danlu.deploy.capture import PREPROCESS_STAGE, STAGE_PREFIX, capture, torch_threads
 from danlu.deploy.graph import IR_VERSION, OPSET, add_fitting, describe
 from danlu.deploy.job import ExportJob
@@ -132,13 +132,13 @@ def _export_fp32(job: ExportJob, facts: dict[str, Any]) -> ArtifactSubject:
     with job.timed("capture"):
         model = _graph(job.trained)
     info = _info(job, model)
-    artifact = ArtifactSubject(_bytes(describe(model, info)), job.fp32.name, job.threads)
+    artifact = ArtifactSubject(sealed(describe(model, info)), job.fp32.name, job.threads)
     found, _ = job.compare(artifact)
     job.parity["fp32"] = found
     if not found["validation"]["passed"]:
         _refuse(job, found, facts)
     info = replace(info, parity=_summary(found))
-    job.deliver("fp32", job.fp32, _bytes(describe(model, info)), artifact)
+    job.deliver("fp32", job.fp32, sealed(describe(model, info)), artifact)
     relative, n = found["validation"]["relative"], found["validation"]["n"]
     logger.info("export: %s agrees with PyTorch: %.2g of the largest logit over %d pictures", job.fp32, relative, n)
     return artifact
@@ -172,11 +172,8 @@ def _info(job: ExportJob, model: onnx.ModelProto) -> ArtifactInfo:
         stages={name.removeprefix(STAGE_PREFIX): name for name in tensors},
         hashes={"data": job.data.hash, "weights": trained.weights_hash},
         version=__version__,
+        split={"seed": job.data.seed, "test_given": job.data.test_given},
     )
-
-
-def _bytes(model: onnx.ModelProto) -> bytes:
-    return bytes(model.SerializeToString(deterministic=True))
 
 
 def _summary(found: dict[str, Any]) -> dict[str, Any]:
@@ -230,13 +227,13 @@ def _export_int8(job: ExportJob, facts: dict[str, Any]) -> None:
         hashes={**info.hashes, "calibration": report.calibration_hash},
         parity={},
     )
-    artifact = ArtifactSubject(_bytes(describe(model, info)), job.int8.name, job.threads)
+    artifact = ArtifactSubject(sealed(describe(model, info)), job.int8.name, job.threads)
     found, telling = job.compare(artifact)
     passed = bool(found["validation"]["passed"])
     with job.timed("layers"):
         rows = layer_errors(
             job.fp32.read_bytes(),
-            _bytes(model),
+            model.SerializeToString(deterministic=True),
             telling[:_ERROR_PICTURES],
             output=LOGITS,
             seconds=_ERROR_SECONDS if passed else None,
@@ -247,7 +244,7 @@ def _export_int8(job: ExportJob, facts: dict[str, Any]) -> None:
         job.leave_out("int8", job.int8, _why_not(found))
         logger.warning("export: INT8 is not delivered: %s", job.parity["int8"]["reason"])
         return
-    job.deliver("int8", job.int8, _bytes(describe(model, replace(info, parity=_summary(found)))), artifact)
+    job.deliver("int8", job.int8, sealed(describe(model, replace(info, parity=_summary(found)))), artifact)
     points = 100 * found["validation"]["accuracy_difference"]
     logger.info("export: %s holds its accuracy: %+.2f points on validation", job.int8, points)
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from danlu.core import files
-from danlu.core.errors import CheckFailed
+from danlu.core.errors import CheckFailed, InputError
 from danlu.core.seeds import permutation
 from danlu.data.load import Data
 from danlu.data.loader import Loader
@@ -119,13 +119,17 @@ class ExportJob:
         """Write an artifact whole, open it as a user would, and see that it is what was measured.
 
         Raises:
-            CheckFailed: the file does not answer like the graph that was measured; it is removed.
+            CheckFailed: the file cannot be opened, or does not answer like the graph that was measured; it is removed.
         """
         files.write_whole(path, model)
         count = min(_VERIFIED_PICTURES, len(self.reference["validation"]))
         pictures = self.loaders["validation"].pictures(np.arange(count, dtype=np.int64))
-        read_artifact(path)
-        opened = OnnxRuntime.load(path, threads=self.threads)
+        try:
+            read_artifact(path)
+            opened = OnnxRuntime.load(path, threads=self.threads)
+        except InputError as error:
+            path.unlink(missing_ok=True)
+            raise CheckFailed(f"{path} cannot be opened after it was written ({error.what}); it was removed") from error
         if not np.array_equal(opened.predict(pictures, [LOGITS])[LOGITS], measured.logits(pictures)):
             path.unlink()
             raise CheckFailed(f"{path} does not answer like the graph that was measured; it was removed")

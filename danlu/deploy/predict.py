@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from danlu.core.errors import InputError
+from danlu.core.errors import CheckFailed, InputError
 from danlu.core.log import progress
 from danlu.data.decode import prepare
 from danlu.deploy.artifact import ArtifactInfo
@@ -39,6 +39,7 @@ def predict(
     Raises:
         InputError: no artifact, no pictures, or pictures that cannot be read. These are all named, and nothing is
             returned for the others either, so that no answer is missing unnoticed.
+        CheckFailed: the artifact gives probabilities that are not finite.
     """
     if top < 1:
         raise InputError(f"top = {top}", where="--top", allowed=["1 and more"])
@@ -58,6 +59,7 @@ def predict(
             decoded = _decode(batch, info, broken)
             if not broken:
                 answers = runtime.predict(np.stack(decoded), ["probabilities"])["probabilities"]
+                _check_finite(batch, answers, str(artifact))
                 rows += [_row(path, answer, info, top) for path, answer in zip(batch, answers, strict=True)]
             advance(start + len(batch), "")
     if broken:
@@ -89,6 +91,12 @@ def _refusal(broken: Sequence[InputError], count: int) -> InputError:
         f"{len(broken)} of {count} pictures cannot be read, so none is answered:{shown}{more}",
         mend="repair them or leave them out",
     )
+
+
+def _check_finite(paths: Sequence[Path], answers: NDArray[np.float32], artifact: str) -> None:
+    for path, answer in zip(paths, answers, strict=True):
+        if not np.isfinite(answer).all():
+            raise CheckFailed(f"{path}: {artifact} gives probabilities that are not finite; export it again")
 
 
 def _row(path: Path, probabilities: NDArray[np.float32], info: ArtifactInfo, top: int) -> dict[str, Any]:

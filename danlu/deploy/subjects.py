@@ -16,9 +16,10 @@ from danlu.deploy.graph import with_outputs
 from danlu.deploy.runtimes.onnxruntime import OnnxRuntime
 
 if TYPE_CHECKING:
+    from danlu.evaluate import Predictor
     from danlu.tasks.trained import Trained
 
-__all__ = ["LOGITS", "ArtifactSubject", "EagerSubject", "Subject", "open_subject", "threads_of"]
+__all__ = ["LOGITS", "ArtifactSubject", "EagerSubject", "Subject", "open_subject", "predictor_for", "threads_of"]
 
 LOGITS = "logits"
 
@@ -48,6 +49,8 @@ class Subject(Protocol):
         classes: class names in the order of the logits.
         size: (height, width) pictures are fitted to.
         channels: of the pictures.
+        data_hash: of the data it was trained on, or None where that is not known.
+        split_seed: of the split of that data, or None.
     """
 
     name: str
@@ -55,6 +58,8 @@ class Subject(Protocol):
     classes: tuple[str, ...]
     size: tuple[int, int]
     channels: int
+    data_hash: str | None
+    split_seed: int | None
 
     def logits(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return logits [B, K] for uint8 pictures [B, h, w, C]."""
@@ -79,6 +84,9 @@ class EagerSubject:
         self.name = str(trained.run.path)
         self.classes, self.size = trained.classes, settings.picture_size
         self.channels: int = settings.channels
+        described = trained.config["effective"]["data"]
+        self.data_hash: str | None = described.get("hash")
+        self.split_seed: int | None = described.get("seed")
         # The logits come from the network as it was trained and evaluated, not from what was made for the export.
         # A copy, because channels-last, which is faster, would change the memory of the owner's weights.
         self._network = copy.deepcopy(trained.picture_model).to(memory_format=torch.channels_last)
@@ -125,6 +133,8 @@ class ArtifactSubject:
         self.info = ArtifactInfo.from_metadata(self.runtime.metadata, name)
         self.precision, self.classes = self.info.precision, self.info.classes
         self.size, self.channels = self.info.picture_size, self.info.channels
+        self.data_hash = self.info.hashes.get("data")
+        self.split_seed: int | None = self.info.split["seed"] if self.info.split else None
         self._staged: OnnxRuntime | None = None
 
     def logits(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -166,3 +176,18 @@ def open_subject(source: Path | str | Trained, threads: int | None = None) -> Su
     model = read_bytes(path)
     parse_model(model, str(path))
     return ArtifactSubject(model, str(path), threads)
+
+
+def predictor_for(subject: Subject) -> Predictor:
+    """Return what :func:`danlu.evaluate.evaluate` needs to run ``subject``, and to know what it was trained on."""
+    from danlu.evaluate import Predictor
+
+    return Predictor(
+        name=subject.name,
+        classes=subject.classes,
+        size=subject.size,
+        channels=subject.channels,
+        logits=subject.logits,
+        data_hash=subject.data_hash,
+        split_seed=subject.split_seed,
+    )

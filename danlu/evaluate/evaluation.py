@@ -56,7 +56,8 @@ def evaluate(
 
     Raises:
         InputError: no such split or an empty one, classes the network does not know, a picture that cannot be decoded,
-            a run that cannot be opened.
+            a run that cannot be opened, or its own data split by another seed, so that it was trained on what it is
+            asked.
         CheckFailed: outputs that are not finite.
     """
     if split not in SPLITS:
@@ -64,8 +65,8 @@ def evaluate(
     trained = None
     if predictor is None:
         trained = run_or_artifact if isinstance(run_or_artifact, Trained) else open_trained(run_or_artifact)
-        _refuse_other_split(trained, data, split)
         predictor = predictor_of(trained)
+    data.check_unseen(split, predictor.name, predictor.data_hash, predictor.split_seed)
     dataset: Dataset = getattr(data, split)
     if not len(dataset):
         mend = "give more pictures, or another split"
@@ -75,8 +76,8 @@ def evaluate(
     indices = np.arange(len(dataset), dtype=np.int64)
     logits = predict_logits(predictor.logits, loader, indices, batch, f"evaluate {split}")
     found = _figures(dataset.ids, labels, logits, predictor, split)
-    found["evaluation"]["data"] = _origin(data, trained)
-    if trained is not None and write and trained.config["effective"]["data"].get("hash") != data.hash:
+    found["evaluation"]["data"] = _origin(data, predictor)
+    if trained is not None and write and predictor.data_hash != data.hash:
         # A record's figures are those of the run's own data; figures of other data must never stand in their place.
         logger.info("%s is not the data of this run: its record is left as it is", data.name)
     elif trained is not None and write:
@@ -106,28 +107,11 @@ def _labels(dataset: Dataset, predictor: Predictor) -> NDArray[np.int64]:
     return translate[np.asarray(dataset.labels, dtype=np.int64)]
 
 
-def _refuse_other_split(trained: Trained, data: Data, split: str) -> None:
-    """Refuse a test split that holds pictures the network was trained on: the same data, split by another seed."""
-    described = trained.config["effective"]["data"]
-    seed = getattr(data, "seed", None)
-    if described.get("hash") != data.hash or seed is None or described.get("seed") in (None, seed):
-        return
-    if split == "test" and data.test_given:
-        return
-    raise InputError(
-        f"is split by seed {seed}, the run was trained on the split by seed {described['seed']}: "
-        f"its {split} pictures were partly trained on",
-        where=data.name,
-        mend=f"give --seed {described['seed']}",
-    )
-
-
-def _origin(data: Data, trained: Trained | None) -> dict[str, Any]:
-    trained_on = trained.config["effective"]["data"].get("hash") if trained else None
+def _origin(data: Data, predictor: Predictor) -> dict[str, Any]:
     return {
         "name": data.name,
         "hash": data.hash,
-        "trained_on_hash": trained_on,
+        "trained_on_hash": predictor.data_hash,
         "left_out": len(data.problems),
     }
 

@@ -41,6 +41,8 @@ class Predictor:
         channels: of the pictures fed, 1 or 3.
         logits: uint8 pictures [B, h, w, C] -> logits [B, K], or a mapping that holds them as ``"logits"``; or a module
             that does so on tensors.
+        data_hash: of the data it was trained on, or None where that is not known.
+        split_seed: of the split of that data, or None; a split by another seed holds pictures it was trained on.
     """
 
     name: str
@@ -48,6 +50,8 @@ class Predictor:
     size: tuple[int, int]
     channels: int
     logits: nn.Module | Callable[[Pictures], Any]
+    data_hash: str | None = None
+    split_seed: int | None = None
 
 
 def predictor_of(trained: Trained) -> Predictor:
@@ -55,7 +59,16 @@ def predictor_of(trained: Trained) -> Predictor:
     settings = trained.preprocess.settings
     # The copy may change its memory format, which its owner would notice when saving.
     module = copy.deepcopy(trained.picture_model).to(memory_format=torch.channels_last).eval()
-    return Predictor(str(trained.run.path), trained.classes, settings.picture_size, settings.channels, module)
+    described = trained.config["effective"]["data"]
+    return Predictor(
+        name=str(trained.run.path),
+        classes=trained.classes,
+        size=settings.picture_size,
+        channels=settings.channels,
+        logits=module,
+        data_hash=described.get("hash"),
+        split_seed=described.get("seed"),
+    )
 
 
 def predict_logits(

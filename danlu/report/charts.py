@@ -240,7 +240,7 @@ def latency_chart(rows: Sequence[Latency], *, ident: str) -> Markup:
             '<text class="label" x="0" y="{}">{}</text><rect class="fill {}" x="1" y="{}" width="{}" height="12"/>'
             '<text class="value" x="{}" y="{}">{}</text>'
         )
-        end = x(row.p99 if row.p99 is not None else row.median)
+        end = x(next(value for value in (row.p99, row.p90, row.median) if value is not None))
         bar_top = middle - 6
         label = svg_name(row.label, 44)
         value = milliseconds(row.median)

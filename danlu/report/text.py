@@ -267,7 +267,11 @@ TEXT: dict[str, tuple[str, str]] = {
         "线程数：{threads}。预热 {warmup} 次调用后，各运行时交替重复 {repeats} 次。",
     ),
     "benchmark_calls": ("A repeat is {n} calls in a row.", "每次重复连续调用 {n} 次。"),
-    "benchmark_caption": ("Time of one batch in milliseconds.", "每个批次的时间（毫秒）。"),
+    "benchmark_caption": (
+        "Time of one batch in milliseconds; p90 from 10 calls on, p99 from 100.",
+        "每个批次的时间（毫秒）；至少 10 次调用才给出 p90，至少 100 次才给出 p99。",
+    ),
+    "calls": ("Calls", "调用次数"),
     "runtime": ("Runtime", "运行时"),
     "precision_mode": ("Precision", "精度"),
     "batch": ("Batch", "批量"),

@@ -37,7 +37,6 @@ _FORMS = (
     ("onnx_int8", "onnxruntime int8", "int8"),
 )
 _STYLES = {_EAGER: "rate", "onnxruntime fp32": "train", "onnxruntime int8": "speed"}
-TOLERANCE = 1e-4  # of the largest logit; the FP32 export must stay within it
 _MOST_LAYERS = 12
 
 
@@ -191,21 +190,23 @@ def parity_view(record: dict[str, Any]) -> ParityView | None:
     if not parity:
         return None
     resize = [(key, _resize_figure(value)) for key, value in flatten(section(parity, "in_graph_resize")) if key]
-    return ParityView(_comparison(parity, "fp32"), _comparison(parity, "int8"), resize)
+    tolerance = number(section(record, "export"), "tolerance")
+    return ParityView(_comparison(parity, "fp32", tolerance), _comparison(parity, "int8", tolerance), resize)
 
 
 def _resize_figure(value: Any) -> str:
     return error_size(value) if isinstance(value, float) else plain(value)
 
 
-def _comparison(parity: dict[str, Any], precision: str) -> Comparison | None:
+def _comparison(parity: dict[str, Any], precision: str, tolerance: float | None) -> Comparison | None:
+    """Return one artifact's comparison; ``tolerance`` as the export recorded it, None draws no limit."""
     found = section(parity, precision)
     if not found:
         return None
     rows = [_parity_row(split, section(found, split)) for split in ("validation", "test") if section(found, split)]
     decided = next((row.passed for row in rows if row.split == "validation"), None)
     stages = [(str(row.get("stage")), number(row, "relative")) for row in table(found, "stages")]
-    drawn = dot_chart(stages, limit=TOLERANCE, ident="stages-caption") if stages and precision == "fp32" else None
+    drawn = dot_chart(stages, limit=tolerance, ident="stages-caption") if stages and precision == "fp32" else None
     return Comparison(
         key="onnx_" + precision,
         rows=rows,
@@ -250,6 +251,7 @@ class BenchmarkRow:
     p90: float | None
     p99: float | None
     speed: float | None
+    calls: int | None
 
 
 @dataclass(frozen=True)
@@ -294,6 +296,7 @@ def benchmark_view(record: dict[str, Any]) -> BenchmarkView | None:
             p90=number(row, "p90_ms"),
             p99=number(row, "p99_ms"),
             speed=number(row, "pictures_per_second"),
+            calls=whole(row, "calls"),
         )
         for row in table(benchmark, "rows")
     ]

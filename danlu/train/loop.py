@@ -141,6 +141,10 @@ class Training:
                 self._finish_epoch(validation, advance)
                 # Also after the last epoch: what follows training must not begin when a stop was asked for.
                 self._stop_if_asked(stop)
+            if self.state.best is None:
+                # The best checkpoint was lost to damage after the last epoch: the last weights take its place.
+                self._compare(self._validate(stop), self.state.epoch - 1)
+                self.save()
 
     def _train_epoch(self, stop: StopRequest, advance: Advance) -> None:
         """Do the steps of the running epoch that are not done yet."""
@@ -218,12 +222,8 @@ class Training:
 
     def _finish_epoch(self, validation: dict[str, float], advance: Advance) -> None:
         """Compare with the best epoch, log, move on to the next epoch and save."""
-        state = self.state
-        metric, direction = self.task.best
-        value = validation[metric] if direction == "max" else -validation[metric]
-        best = Best(epoch=state.epoch, step=state.step, metric=metric, value=value, loss=validation["loss"])
-        if state.best is None or (best.value, -best.loss) > (state.best.value, -state.best.loss):
-            state.best = best
+        state, metric = self.state, self.task.best[0]
+        best = self._compare(validation, state.epoch)
         pictures = self.steps_per_epoch * self.config.batch_size
         self.log(
             kind="epoch",
@@ -235,13 +235,22 @@ class Training:
             seconds=state.epoch_seconds,
             pictures_per_second=pictures / max(state.train_seconds, 1e-9),
         )
-        logger.debug("epoch %d: %s %.4f, best %.4f", state.epoch + 1, metric, validation[metric], abs(state.best.value))
+        logger.debug("epoch %d: %s %.4f, best %.4f", state.epoch + 1, metric, validation[metric], abs(best.value))
         state.total_seconds += state.epoch_seconds
         state.total_train_seconds += state.train_seconds
         state.epoch += 1
         state.position, state.sums, state.train_seconds, state.epoch_seconds = 0, {}, 0.0, 0.0
         advance(state.step, f"epoch {state.epoch}, validation {metric} {validation[metric]:.4f}")
         self.save()
+
+    def _compare(self, validation: dict[str, float], epoch: int) -> Best:
+        """Return the best epoch so far, this one taken into account; of equal ones the earlier stays."""
+        state, (metric, direction) = self.state, self.task.best
+        value = validation[metric] if direction == "max" else -validation[metric]
+        best = Best(epoch=epoch, step=state.step, metric=metric, value=value, loss=validation["loss"])
+        if state.best is None or (best.value, -best.loss) > (state.best.value, -state.best.loss):
+            state.best = best
+        return state.best
 
     def _stop_if_asked(self, stop: StopRequest) -> None:
         if stop.number is None:

@@ -49,6 +49,9 @@ def start(
         training = plan.build(data, RunFolder(Path()))
         if weights is not None:
             load_weights(training.model.network, weights)
+        # Weights, momentum and perhaps an average, in four bytes each, for each checkpoint that is kept at once.
+        training.checkpoints.folder = (out or Path("runs")) / "checkpoints"
+        training.checkpoints.check_space(16 * sum(p.numel() for p in training.model.parameters()) + 2**20)
         run = new_run_folder(out, data.name, plan.model)
         with run.locked():
             if run.config_path.exists():
@@ -160,8 +163,6 @@ def _write_down(
     effective = plan.to_json()
     training.state.config = effective
     run.checkpoints.mkdir(exist_ok=True)
-    # Weights, momentum and perhaps an average, in four bytes each.
-    training.checkpoints.check_space(16 * sum(p.numel() for p in training.model.parameters()) + 2**20)
     # A checkpoint of the very start: resume works from the first step on, and a disk that fails is found now.
     training.save()
     run.update_record(data=data.to_record(), environment=environment_record(plan))

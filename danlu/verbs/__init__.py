@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from danlu.verbs import data, deploy, job, models
-from danlu.verbs.common import Common, Output
+from danlu.verbs.common import Common, Output, Training
 
-__all__ = ["GROUPS", "VERBS", "Common", "Output"]
+__all__ = ["GROUPS", "VERBS", "Common", "Output", "Training"]
 
 GROUPS = {
     "data": "Named data sets, and what is in a folder.",

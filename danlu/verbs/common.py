@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,27 +12,33 @@ from typing import Any
 from danlu import terminal
 from danlu.core.errors import InputError
 
-__all__ = ["Common", "Output", "overrides_of", "parity_lines", "requested_of", "run_output"]
+__all__ = ["Common", "Output", "Training", "overrides_of", "parity_lines", "requested_of", "run_output"]
 
 
 @dataclass(frozen=True)
 class Common:
     """Options every verb takes."""
 
-    out: Path | None = None
-    "Where results go; a run's default is ./runs/<data>-<model>-<n>."
-    seed: int = 0
-    "Of the split, the initialisation and every draw."
-    device: str = "auto"
-    "auto, cpu, cuda, cuda:<i> or mps."
-    threads: int | None = None
-    "Processor threads; measured when not given."
     json: bool = False
     "Print one JSON document to standard output."
     debug: bool = False
     "Show the traceback of an error."
     quiet: bool = False
     "Warnings and errors only."
+
+
+@dataclass(frozen=True)
+class Training(Common):
+    """Options of the verbs that train."""
+
+    out: Path | None = None
+    "The run folder; by default ./runs/<data>-<model>-<n>."
+    seed: int = 0
+    "Of the split, the initialisation and every draw."
+    device: str = "auto"
+    "auto, cpu, cuda, cuda:<i> or mps."
+    threads: int | None = None
+    "Processor threads; measured when not given."
     lang: str | None = None
     "Language the report opens in: en or zh."
 
@@ -60,9 +67,19 @@ def overrides_of(pairs: list[str] | None, epochs: int | None, budget: str | None
 
 
 def requested_of(
-    verb: str, data: str, model: str, recipe: str | None, overrides: dict[str, Any], common: Common, **others: Any
+    verb: str,
+    data: str,
+    model: str,
+    recipe: str | None,
+    overrides: dict[str, Any],
+    weights: Path | None,
+    common: Training,
+    **flags: Any,
 ) -> dict[str, Any]:
-    """Return what the user asked for, and the command that asks for it again."""
+    """Return what the user asked for, and the command that asks for it again.
+
+    A flag of ``flags`` is written ``--name`` for True, ``--no-name`` for an INT8 that was refused.
+    """
     from danlu.data.names import text_of
 
     data = text_of(data)
@@ -70,17 +87,18 @@ def requested_of(
     words += ["--model", model] if model != "auto" else []
     words += ["--recipe", recipe] if recipe else []
     for key, value in overrides.items():
-        words += ["--set", f"{key}={value}"]
+        words += ["--set", f"{key}={json.dumps(value, ensure_ascii=False)}"]
     words += [
         f"--{'' if value else 'no-'}{name}"
-        for name, value in others.items()
+        for name, value in flags.items()
         if value or (name == "int8" and value is False)
     ]
+    words += ["--weights", text_of(weights)] if weights else []
     words += ["--seed", str(common.seed)] if common.seed else []
     words += ["--device", common.device] if common.device != "auto" else []
     words += ["--threads", str(common.threads)] if common.threads else []
-    asked = {"verb": verb, "data": data, "model": model, "recipe": recipe, "overrides": overrides, "lang": common.lang}
-    return {**asked, **others, "device": common.device, "threads": common.threads, "command": shlex.join(words)}
+    asked = {"verb": verb, "data": data, "model": model, "recipe": recipe, "set": overrides, "lang": common.lang}
+    return {**asked, **flags, "device": common.device, "threads": common.threads, "command": shlex.join(words)}
 
 
 def run_output(path: Path) -> Output:

@@ -12,7 +12,7 @@ from danlu.verbs.common import Common, Output, parity_lines
 __all__ = ["bench", "evaluate", "export", "parity", "predict", "quantize"]
 
 
-def evaluate(model: Path, data: str, /, *, split: str = "test", common: Common | None = None) -> Output:
+def evaluate(model: Path, data: str, /, *, split: str = "test", seed: int = 0, common: Common | None = None) -> Output:
     """Measure a run or an artifact on a data set.
 
     Parameters
@@ -23,25 +23,41 @@ def evaluate(model: Path, data: str, /, *, split: str = "test", common: Common |
         A named data set or a folder.
     split
         train, validation or test.
+    seed
+        Of the split; the one the run was trained with.
     """
     from danlu.pipeline import evaluate_any
 
-    document = evaluate_any(model, data, split, seed=(common or Common()).seed)
+    document = evaluate_any(model, data, split, seed=seed)
     return Output(document, _metrics(document, split))
 
 
-def quantize(run: Path, /, *, common: Common | None = None) -> Output:
+def quantize(
+    run: Path, /, *, out: Path | None = None, threads: int | None = None, common: Common | None = None
+) -> Output:
     """Write an INT8 artifact and deliver it if it holds its accuracy on validation; exit 1 if it does not.
 
     Parameters
     ----------
     run
         The run folder.
+    out
+        A folder or the name of the FP32 file, NAME.onnx; by default the run folder.
+    threads
+        Processor threads.
     """
-    return _export(run, True, common or Common())
+    return _export(run, True, out, threads)
 
 
-def export(run: Path, /, *, int8: bool | None = None, common: Common | None = None) -> Output:
+def export(
+    run: Path,
+    /,
+    *,
+    int8: bool | None = None,
+    out: Path | None = None,
+    threads: int | None = None,
+    common: Common | None = None,
+) -> Output:
     """Write one ONNX file with preprocessing inside, and prove that it answers as the network does.
 
     Parameters
@@ -50,11 +66,18 @@ def export(run: Path, /, *, int8: bool | None = None, common: Common | None = No
         The run folder.
     int8
         --int8 demands an INT8 artifact, --no-int8 leaves it out; by default it is delivered where it holds.
+        A file that is left out is removed where it stands from before, so that files and record agree.
+    out
+        A folder or the name of the FP32 file, NAME.onnx; by default the run folder.
+    threads
+        Processor threads.
     """
-    return _export(run, int8, common or Common())
+    return _export(run, int8, out, threads)
 
 
-def parity(a: Path, b: Path, data: str, /, *, common: Common | None = None) -> Output:
+def parity(
+    a: Path, b: Path, data: str, /, *, seed: int = 0, threads: int | None = None, common: Common | None = None
+) -> Output:
     """Compare two models on a data set; exit 1 and the first stage that differs if they do not agree.
 
     Parameters
@@ -65,31 +88,39 @@ def parity(a: Path, b: Path, data: str, /, *, common: Common | None = None) -> O
         A run folder or an .onnx artifact.
     data
         A named data set or a folder.
+    seed
+        Of the split; the one the run was trained with.
+    threads
+        Processor threads.
     """
     from danlu.data.load import load_data
     from danlu.deploy.parity import parity as compare
 
-    document = compare(a, b, load_data(data, seed=(common or Common()).seed))
+    document = compare(a, b, load_data(data, seed=seed), threads=threads)
     return Output(document, _proof(document), int(not document["passed"]))
 
 
-def bench(run: Path, /, *, common: Common | None = None) -> Output:
+def bench(run: Path, /, *, threads: int | None = None, common: Common | None = None) -> Output:
     """Measure latency and throughput of PyTorch and of the run's artifacts, interleaved, at batch 1 and 32.
 
     Parameters
     ----------
     run
         The run folder.
+    threads
+        Processor threads of every runtime; those the training measured as the fastest when not given.
     """
     from danlu.pipeline import bench_run
 
-    document = bench_run(run, threads=(common or Common()).threads)
+    document = bench_run(run, threads=threads)
     ratios = [{**r, "median": f"{r['median']:.2f}× ({r['low']:.2f}–{r['high']:.2f})"} for r in document["ratios"]]
     ratios = [{key: row[key] for key in ("a", "b", "batch", "median")} for row in ratios]
     return Output(document, terminal.rows(document["rows"]) + "\n\n" + terminal.rows(ratios))
 
 
-def predict(artifact: Path, /, *pictures: Path, top: int = 3, common: Common | None = None) -> Output:
+def predict(
+    artifact: Path, /, *pictures: Path, top: int = 3, threads: int | None = None, common: Common | None = None
+) -> Output:
     """Name the classes of pictures. Needs onnxruntime, numpy and pillow; no torch.
 
     Parameters
@@ -100,10 +131,12 @@ def predict(artifact: Path, /, *pictures: Path, top: int = 3, common: Common | N
         Picture files.
     top
         How many classes to list for each.
+    threads
+        Processor threads; all when not given.
     """
     from danlu.deploy.predict import predict as classify
 
-    rows = classify(artifact, list(pictures), top=top, threads=(common or Common()).threads)
+    rows = classify(artifact, list(pictures), top=top, threads=threads)
     shown = [
         {
             "file": row["file"],
@@ -116,10 +149,10 @@ def predict(artifact: Path, /, *pictures: Path, top: int = 3, common: Common | N
     return Output(rows, terminal.rows(shown))
 
 
-def _export(run: Path, int8: bool | None, common: Common) -> Output:
+def _export(run: Path, int8: bool | None, out: Path | None, threads: int | None) -> Output:
     from danlu.pipeline import export_run
 
-    record = export_run(run, int8=int8)
+    record = export_run(run, int8=int8, out=out, threads=threads)
     rows = [
         {"precision": name, "file": facts["file"], "bytes": facts["bytes"]}
         for name, facts in record["artifacts"].items()

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from danlu import terminal
-from danlu.verbs.common import Common, Output, overrides_of, requested_of, run_output
+from danlu.core.errors import InputError
+from danlu.verbs.common import Common, Output, Training, overrides_of, requested_of, run_output
 
 __all__ = ["env", "report", "resume", "run", "runs_list", "runs_show", "train"]
 
@@ -28,7 +29,7 @@ def run(
     weights: Path | None = None,
     int8: bool | None = None,
     download: Flag = False,
-    common: Common | None = None,
+    common: Training | None = None,
 ) -> Output:
     """The main job: check, split, train, evaluate, analyze, quantise, export, prove parity, benchmark, report.
 
@@ -55,9 +56,9 @@ def run(
     """
     from danlu import pipeline
 
-    common = common or Common()
+    common = common or Training()
     overrides = overrides_of(set, epochs, budget)
-    asked = requested_of("run", data, model, recipe, overrides, common, int8=int8, download=download)
+    asked = requested_of("run", data, model, recipe, overrides, weights, common, int8=int8, download=download)
     folder = pipeline.run(
         data,
         model=model,
@@ -86,7 +87,7 @@ def train(
     set: Pairs = None,
     weights: Path | None = None,
     download: Flag = False,
-    common: Common | None = None,
+    common: Training | None = None,
 ) -> Output:
     """Train a network; the run folder that is printed takes every later verb.
 
@@ -111,7 +112,7 @@ def train(
     """
     from danlu import pipeline
 
-    common = common or Common()
+    common = common or Training()
     overrides = overrides_of(set, epochs, budget)
     folder, _ = pipeline.begin(
         data,
@@ -125,13 +126,13 @@ def train(
         threads=common.threads,
         weights=weights,
         download=download,
-        requested=requested_of("train", data, model, recipe, overrides, common, download=download),
+        requested=requested_of("train", data, model, recipe, overrides, weights, common, download=download),
     )
     return run_output(folder.path)
 
 
 def resume(run: Path, /, *, common: Common | None = None) -> Output:
-    """Go on where a run stopped, bit for bit.
+    """Go on where a run stopped, bit for bit, with the threads and the device it was begun with.
 
     Parameters
     ----------
@@ -140,17 +141,22 @@ def resume(run: Path, /, *, common: Common | None = None) -> Output:
     """
     from danlu import pipeline
 
-    folder = pipeline.resume(run, threads=(common or Common()).threads)
+    folder = pipeline.resume(run)
     return run_output(folder.path)
 
 
-def runs_list(*, common: Common | None = None) -> Output:
-    """List the run folders below ./runs (or --out) with their figures."""
+def runs_list(folder: Path = Path("runs"), /, *, common: Common | None = None) -> Output:
+    """List the run folders below a folder with their figures.
+
+    Parameters
+    ----------
+    folder
+        Where to look.
+    """
     from danlu.core.records import RunFolder
 
-    parent = (common.out if common else None) or Path("runs")
-    rows = [_run_row(RunFolder(config.parent)) for config in sorted(parent.glob("*/config.json"))]
-    return Output(rows, terminal.rows(rows) if rows else f"no runs below {parent}")
+    rows = [_run_row(RunFolder(config.parent)) for config in sorted(folder.glob("*/config.json"))]
+    return Output(rows, terminal.rows(rows) if rows else f"no runs below {folder}")
 
 
 def runs_show(run: Path, /, *, common: Common | None = None) -> Output:
@@ -192,15 +198,21 @@ def env(*, common: Common | None = None) -> Output:
 
 
 def _run_row(folder: Any) -> dict[str, Any]:
-    record, config = folder.read_record(), folder.read_config()
-    accuracy = record.get("results", {}).get("test", {}).get("accuracy", {}).get("value")
-    trained = record.get("train", {})
-    return {
-        "run": str(folder.path),
-        "data": config["effective"]["data"]["name"],
-        "model": config["effective"]["model"]["name"],
-        "epochs": trained.get("epochs"),
-        "seconds": trained.get("seconds"),
-        "test accuracy": accuracy,
-        "artifacts": ", ".join(f["file"] for f in record.get("artifacts", {}).values() if f.get("file")) or None,
-    }
+    """Return a run's row; one that is damaged gets a row that says so, and hides no other."""
+    row: dict[str, Any] = dict.fromkeys(("run", "data", "model", "epochs", "seconds", "test accuracy", "artifacts"))
+    row["run"] = str(folder.path)
+    try:
+        record, effective = folder.read_record(), folder.read_config()["effective"]
+        trained = record.get("train", {})
+        files = [facts["file"] for facts in record.get("artifacts", {}).values() if facts.get("file")]
+        row |= {
+            "data": effective["data"]["name"],
+            "model": effective["model"]["name"],
+            "epochs": trained.get("epochs"),
+            "seconds": trained.get("seconds"),
+            "test accuracy": record.get("results", {}).get("test", {}).get("accuracy", {}).get("value"),
+            "artifacts": ", ".join(files) or None,
+        }
+    except (InputError, KeyError, TypeError, AttributeError) as error:
+        row["artifacts"] = f"damaged: {error}".splitlines()[0]
+    return row

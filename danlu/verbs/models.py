@@ -94,7 +94,9 @@ def models_check(*names: str, common: Common | None = None) -> Output:
     return Output(rows, terminal.rows(shown), exit_code=1 if failed else 0)
 
 
-def analyze(model: str, /, *, input: str | None = None, common: Common | None = None) -> Output:
+def analyze(
+    model: str, /, *, input: str | None = None, threads: int | None = None, common: Common | None = None
+) -> Output:
     """Count parameters, multiply-adds and bytes, and time each layer.
 
     Parameters
@@ -103,11 +105,13 @@ def analyze(model: str, /, *, input: str | None = None, common: Common | None = 
         A network's name or a run folder.
     input
         Input shape, e.g. 1x3x224x224; by default the network's own.
+    threads
+        Processor threads to take the times with.
     """
     from danlu.analyze import analyze as analyze_model
 
     shape = _shape(input) if input is not None else None
-    analysis = analyze_model(model, shape, threads=(common or Common()).threads).to_record()
+    analysis = analyze_model(model, shape, threads=threads).to_record()
     rows = [
         {
             "layer": layer["name"],

@@ -51,7 +51,34 @@ def test_records_of_a_newer_schema_are_refused(tmp_path: Path) -> None:
 
 def test_opening_what_is_no_run_lists_the_runs(in_tmp: Path) -> None:
     run = new_run_folder(None, "digits", "lenet5")
-    files.write_json(run.config_path, {"schema": 1})
+    config = {"schema": 1, "requested": {}, "effective": {}}
+    files.write_json(run.config_path, config)
     with pytest.raises(InputError, match="runs/digits-lenet5-1"):
         open_run_folder(Path("runs/digits"))
-    assert open_run_folder(run.path).read_config() == {"schema": 1}
+    assert open_run_folder(run.path).read_config() == config
+
+
+@pytest.mark.parametrize("text", ['{"schema": 1}', '{"schema": 1, "requested": 5, "effective": {}}', "[]", "{"])
+def test_a_damaged_config_is_named(tmp_path: Path, text: str) -> None:
+    run = RunFolder(tmp_path)
+    run.config_path.write_text(text)
+    with pytest.raises(InputError, match=r"config\.json"):
+        run.read_config()
+
+
+@pytest.mark.parametrize("line", ["{", "5", "\xff"])
+def test_a_damaged_log_is_named_with_its_line(tmp_path: Path, line: str) -> None:
+    run = RunFolder(tmp_path)
+    run.append_log(kind="step")
+    run.log_path.write_bytes(run.log_path.read_bytes() + line.encode("latin-1") + b"\n")
+    with pytest.raises(InputError, match=r"log\.jsonl, line 2"):
+        run.read_log()
+
+
+def test_what_was_killed_before_its_first_step_may_be_deleted(tmp_path: Path) -> None:
+    (tmp_path / ".lock").write_text("")
+    with pytest.raises(InputError, match="or delete it"):
+        new_run_folder(tmp_path, "d", "m")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="danlu resume"):
+        new_run_folder(tmp_path, "d", "m")
