@@ -95,8 +95,9 @@ def compare_logits(
     Returns:
         ``n``, ``max_abs_logit_difference``, ``relative``, ``flips`` (pictures whose class changes, ties apart),
         ``ties`` (those that change between logits that lie within twice the tolerance: the larger may fall by it and
-        the smaller rise by it, so that a flip up to there says no more than the difference already does), ``accuracy_a``, ``accuracy_b``, ``accuracy_difference``
-        and ``passed``. A difference that is not finite is ``None`` and does not pass.
+        the smaller rise by it, so that a flip up to there says no more than the difference already does),
+        ``accuracy_a``, ``accuracy_b``, ``accuracy_difference`` and ``passed``. A difference that is not finite
+        is ``None`` and does not pass.
     """
     n = len(labels)
     if a.shape != b.shape or n != len(a) or n < 1:

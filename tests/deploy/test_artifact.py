@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import replace
@@ -14,7 +15,7 @@ import pytest
 from onnx import external_data_helper, numpy_helper, parser
 
 from danlu.core.errors import InputError
-from danlu.deploy.artifact import ArtifactInfo, read_artifact
+from danlu.deploy.artifact import ArtifactInfo, read_artifact, sealed
 from danlu.deploy.runtimes.onnxruntime import OnnxRuntime
 
 INFO = ArtifactInfo(
@@ -29,7 +30,9 @@ INFO = ArtifactInfo(
     hashes={"data": "ab", "weights": "cd"},
     parity={"validation": {"relative": 1e-7}},
     version="0.1.0",
+    split={"seed": 3, "test_given": False},
 )
+OPTIONAL = ("danlu.split",)
 GRAPH = """<ir_version: 10, opset_import: ["" : 18]>
 small (uint8[batch, height, width, 1] pictures) => (float[batch, 3] logits) {
   cast = Cast <to = 1> (pictures)
@@ -108,7 +111,49 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
         read_artifact(save(tmp_path / "model.onnx", small_model(replace(INFO, schema=2))))
 
 
-@pytest.mark.parametrize("key", sorted(INFO.to_metadata()))
+def test_artifacts_of_older_versions_open(tmp_path: Path) -> None:
+    """They have neither a digest nor the facts of their split."""
+    older = replace(INFO, split=None)
+    assert "danlu.split" not in older.to_metadata()
+    assert read_artifact(save(tmp_path / "model.onnx", small_model(older))) == older
+
+
+def test_every_flipped_byte_is_seen_or_harmless(tmp_path: Path) -> None:
+    """Harmless is only a flip that hides the digest itself; all that answers is then as it was."""
+    content = sealed(small_model())
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    assert read_artifact(path) == INFO
+    hidden = 0
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with contextlib.suppress(InputError):
+            assert read_artifact(path) == INFO
+            hidden += 1
+    begin = content.index(b"danlu.digest")
+    assert hidden <= len("danlu.digest") + 4
+    for changed in (content + b"\0", content[:-1]):
+        path.write_bytes(changed)
+        with pytest.raises(InputError):
+            read_artifact(path)
+    damaged = bytearray(content)
+    damaged[begin + len("danlu.digest") + 3] = ord("!")
+    path.write_bytes(damaged)
+    with pytest.raises(InputError, match="has changed since it was exported"):
+        read_artifact(path)
+
+
+def test_sealing_again_gives_the_same_bytes() -> None:
+    model = small_model()
+    content = sealed(model)
+    assert model == small_model(), "the model itself stays as it is"
+    assert sealed(onnx.load_model_from_string(content)) == content
+    named = replace(INFO, classes=("danlu.digest", '\n\x0cdanlu.digest\x12B"' + "0" * 64))
+    again = onnx.load_model_from_string(sealed(small_model(named)))
+    assert ArtifactInfo.from_metadata({e.key: e.value for e in again.metadata_props}, "x") == named
+
+
+@pytest.mark.parametrize("key", sorted(key for key in INFO.to_metadata() if key not in OPTIONAL))
 def test_a_missing_entry_is_named(tmp_path: Path, key: str) -> None:
     model = small_model()
     kept = [entry for entry in model.metadata_props if entry.key != key]
@@ -134,6 +179,9 @@ def test_a_missing_entry_is_named(tmp_path: Path, key: str) -> None:
         ("outputs", "[1]"),
         ("stages", '{"a": 1}'),
         ("hashes", "[]"),
+        ("split", '{"seed": "0", "test_given": false}'),
+        ("split", '{"seed": 0}'),
+        ("split", "7"),
         ("parity", "[" * 100_000),
     ],
 )

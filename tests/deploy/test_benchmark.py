@@ -34,7 +34,9 @@ def test_a_run_is_measured_in_every_form(lenet: tuple[Path, dict[str, Any]], dat
         zip(names, ["fp32", "fp32", "int8"], strict=True)
     )
     for row in found["rows"]:
-        assert 0 < row["median_ms"] <= row["p90_ms"] <= row["p99_ms"]
+        known = [row[key] for key in ("median_ms", "p90_ms", "p99_ms") if row[key] is not None]
+        assert known[0] > 0
+        assert known == sorted(known)
         assert row["pictures_per_second"] == pytest.approx(1000 * row["batch"] / row["median_ms"])
     pairs = [("pytorch eager", "onnxruntime fp32"), ("pytorch eager", "onnxruntime int8")]
     pairs.append(("onnxruntime fp32", "onnxruntime int8"))
@@ -117,6 +119,20 @@ def test_repeats_are_interleaved_and_rotate() -> None:
     ratio = benchmark._ratio(runners[0], runners[1], 4)
     assert 0.2 < ratio["median"] < 1  # b takes longer, so it is less than once as fast as a
     assert ratio["repeats"] == 8
+
+
+@pytest.mark.parametrize(("calls", "known"), [(9, (False, False)), (10, (True, False)), (99, (True, False)),
+                                              (100, (True, True))])  # fmt: skip
+def test_percentiles_need_enough_calls(calls: int, known: tuple[bool, bool]) -> None:
+    """Of 30 calls the 99th percentile is nearly the slowest one."""
+    measured = runner("a", 0.0, [])
+    measured.bursts[1] = [[0.001 * (1 + i)] for i in range(calls)]
+    row = benchmark._row(measured, 1)
+    assert (row["p90_ms"] is not None, row["p99_ms"] is not None) == known
+    assert row["calls"] == calls
+    assert row["median_ms"] == pytest.approx((calls + 1) / 2)
+    if known[1]:
+        assert row["p99_ms"] == pytest.approx(1 + 0.99 * (calls - 1))
 
 
 def test_slow_networks_get_fewer_repeats_but_enough() -> None:

@@ -23,7 +23,7 @@ from onnx import numpy_helper
 from danlu.core.errors import CheckFailed, InputError
 from danlu.core.files import sha256_file
 from danlu.data.load import Data
-from danlu.deploy.artifact import read_artifact
+from danlu.deploy.artifact import read_artifact, sealed
 from danlu.deploy.capture import capture
 from danlu.deploy.export import export
 from danlu.deploy.runtimes.onnxruntime import OnnxRuntime
@@ -98,6 +98,8 @@ def test_the_metadata_says_what_the_file_is(lenet: tuple[Path, dict[str, Any]], 
         assert info.hashes["data"] == data.hash
         assert info.hashes["weights"] == trained.weights_hash
         assert ("calibration" in info.hashes) == (name == "int8")
+        assert info.split == {"seed": data.seed, "test_given": False}
+        assert path.read_bytes() == sealed(onnx.load(path))
         assert info.parity["validation"]["n"] == len(data.validation)
         made = {out for node in onnx.load(path).graph.node for out in node.output}
         assert list(info.stages) == ["preprocess", "c1", "s2", "c3", "s4"]
@@ -300,15 +302,16 @@ def test_other_data_and_other_splits_are_refused(tiny: Trained, data: Data) -> N
     assert list(tiny.run.path.iterdir()) == []
 
 
+@pytest.mark.parametrize("resealed", [False, True])
 def test_a_file_that_answers_differently_is_removed(
-    tiny: Trained, captured: onnx.ModelProto, data: Data, monkeypatch: pytest.MonkeyPatch
+    tiny: Trained, captured: onnx.ModelProto, data: Data, monkeypatch: pytest.MonkeyPatch, resealed: bool
 ) -> None:
     """The disk, or another process, changed what was written."""
 
     def write_another(path: Path, content: bytes) -> None:
         model = onnx.load_model_from_string(content)
         change(model, "classifier.bias", lambda bias: bias + 1e-4)
-        path.write_bytes(model.SerializeToString())
+        path.write_bytes(sealed(model) if resealed else model.SerializeToString())
 
     monkeypatch.setattr("danlu.deploy.job.files.write_whole", write_another)
     with pytest.raises(CheckFailed, match="was removed"):

@@ -17,8 +17,10 @@ from danlu.data.load import Data, load_data
 from danlu.data.sample import ArrayDataset, FileDataset
 from danlu.deploy.export import export
 from danlu.deploy.parity import compare_logits, compare_resize, labels_for, parity, telling_pictures
-from danlu.deploy.subjects import ArtifactSubject, open_subject
+from danlu.deploy.subjects import ArtifactSubject, open_subject, predictor_for
+from danlu.evaluate import evaluate
 from danlu.tasks.trained import Trained, open_trained
+from tests.deploy.trained_runs import save_changed
 
 LABELS = np.array([0, 1, 1])
 LOGITS = np.array([[10.0, 0.0], [0.0, 5.0], [1.0, 2.0]], np.float32)
@@ -55,7 +57,8 @@ def test_a_negative_logit_can_be_the_largest() -> None:
     assert found["relative"] == pytest.approx(5e-5, rel=0.1)
 
 
-def test_a_flip_is_no_tie_unless_the_margin_is_within_the_tolerance() -> None:
+def test_a_flip_is_no_tie_unless_the_margin_is_within_twice_the_tolerance() -> None:
+    """Of a largest logit of 10, each may move by 0.001: one falls, the other rises, a margin below 0.002 can flip."""
     a = np.array([[10.0, 0.0], [3.0, 3.0 - 0.0005]], np.float32)
     b = np.array([[10.0, 0.0], [3.0 - 0.0004, 3.0]], np.float32)
     tied = compare_logits(a, b, np.array([0, 0]))
@@ -63,8 +66,12 @@ def test_a_flip_is_no_tie_unless_the_margin_is_within_the_tolerance() -> None:
     assert tied["accuracy_difference"] == -0.5
     a[1, 1] = 3.0 - 0.0015
     b[1] = [3.0 - 0.0009, 3.0 - 0.0007]
+    tied = compare_logits(a, b, np.array([0, 0]))
+    assert tied["relative"] < 1e-4
+    assert (tied["flips"], tied["ties"], tied["passed"]) == (0, 1, True)
+    a[1, 1] = 3.0 - 0.0021
+    b[1] = [3.0 - 0.0012, 3.0 - 0.0010]
     flipped = compare_logits(a, b, np.array([0, 0]))
-    assert flipped["relative"] < 1e-4
     assert (flipped["flips"], flipped["ties"], flipped["passed"]) == (1, 0, False)
 
 
@@ -130,11 +137,29 @@ def test_run_against_its_artifacts(lenet: tuple[Path, dict[str, Any]], data: Dat
     assert again["validation"]["max_abs_logit_difference"] == 0
 
 
+def test_another_split_of_the_training_data_is_refused(lenet: tuple[Path, dict[str, Any]], data: Data) -> None:
+    run, other = lenet[0], load_data("digits", seed=5)
+    for a, b in ((run, run / "model.onnx"), (run / "model.onnx", run / "model.int8.onnx")):
+        with pytest.raises(InputError, match=r"(?s)split by seed 5.*seed 0.*--seed 0"):
+            parity(a, b, other, threads=1)
+
+
+def test_a_subject_says_what_it_was_trained_on(lenet: tuple[Path, dict[str, Any]], data: Data) -> None:
+    for source in (lenet[0], lenet[0] / "model.onnx", lenet[0] / "model.int8.onnx"):
+        predictor = predictor_for(open_subject(source, threads=1))
+        assert (predictor.data_hash, predictor.split_seed) == (data.hash, 0)
+        assert (predictor.classes, predictor.size, predictor.channels) == (data.classes, (8, 8), 1)
+        found = evaluate(source, data, predictor=predictor)
+        assert found["results"]["test"]["accuracy"]["value"] > 0.9
+        with pytest.raises(InputError, match="partly trained on"):
+            evaluate(source, load_data("digits", seed=5), predictor=predictor)
+
+
 def test_a_changed_artifact_is_found(lenet: tuple[Path, dict[str, Any]], data: Data, tmp_path: Path) -> None:
     model = onnx.load(lenet[0] / "model.onnx")
     tensor = next(tensor for tensor in model.graph.initializer if tensor.name == "c3.weight")
     tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) * np.float32(1.01), "c3.weight"))
-    onnx.save(model, tmp_path / "changed.onnx")
+    save_changed(tmp_path / "changed.onnx", model)
     found = parity(lenet[0], tmp_path / "changed.onnx", data, threads=1)
     assert not found["passed"]
     assert found["first_bad_stage"] == "c3"
@@ -150,7 +175,7 @@ def test_class_order_is_matched_by_name(lenet: tuple[Path, dict[str, Any]], data
             tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(array[order]), tensor.name))
     labels = json.dumps([data.classes[i] for i in order])
     next(entry for entry in model.metadata_props if entry.key == "danlu.labels").value = labels
-    onnx.save(model, tmp_path / "other.onnx")
+    save_changed(tmp_path / "other.onnx", model)
     found = parity(lenet[0], tmp_path / "other.onnx", data, threads=1)
     assert found["passed"]
     assert found["validation"]["accuracy_b"] > 0.9
@@ -169,7 +194,7 @@ def test_what_cannot_be_compared(lenet: tuple[Path, dict[str, Any]], data: Data,
     model = onnx.load(run / "model.onnx")
     labels = json.dumps([f"class {i}" for i in range(10)])
     next(entry for entry in model.metadata_props if entry.key == "danlu.labels").value = labels
-    onnx.save(model, tmp_path / "other.onnx")
+    save_changed(tmp_path / "other.onnx", model)
     with pytest.raises(InputError, match="not the same"):
         parity(run, tmp_path / "other.onnx", data)
 

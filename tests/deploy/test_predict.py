@@ -15,10 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from danlu.core.errors import InputError
+from danlu.core.errors import CheckFailed, InputError
 from danlu.data.load import Data
 from danlu.deploy.predict import predict
 from danlu.tasks.trained import open_trained
+from tests.deploy.trained_runs import save_changed
 
 
 @pytest.fixture
@@ -96,9 +97,32 @@ def test_bad_calls(lenet: tuple[Path, dict[str, Any]], files: list[Path], tmp_pa
         predict(tmp_path / "none.onnx", files[:1])
     changed = onnx.load(model)
     next(entry for entry in changed.metadata_props if entry.key == "danlu.task").value = '"detection"'
-    onnx.save(changed, tmp_path / "other.onnx")
+    save_changed(tmp_path / "other.onnx", changed)
     with pytest.raises(InputError, match="is for detection"):
         predict(tmp_path / "other.onnx", files[:1])
+
+
+def test_what_is_not_finite_is_no_answer(lenet: tuple[Path, dict[str, Any]], files: list[Path], tmp_path: Path) -> None:
+    changed = onnx.load(lenet[0] / "model.onnx")
+    tensor = next(tensor for tensor in changed.graph.initializer if tensor.name == "output.bias")
+    bias = onnx.numpy_helper.to_array(tensor).copy()
+    bias[3] = np.nan
+    tensor.CopyFrom(onnx.numpy_helper.from_array(bias, tensor.name))
+    save_changed(tmp_path / "spoilt.onnx", changed)
+    with pytest.raises(CheckFailed, match=r"not finite") as caught:
+        predict(tmp_path / "spoilt.onnx", files[:2])
+    assert str(files[0]) in str(caught.value)
+    assert "spoilt.onnx" in str(caught.value)
+    assert caught.value.exit_code == 1
+
+
+def test_a_flipped_bit_never_answers(lenet: tuple[Path, dict[str, Any]], files: list[Path], tmp_path: Path) -> None:
+    content = (lenet[0] / "model.onnx").read_bytes()
+    path = tmp_path / "flipped.onnx"
+    for place in np.linspace(0, len(content) - 200, 60).astype(int).tolist():
+        path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        with pytest.raises(InputError, match=r"flipped\.onnx: the file has changed since it was exported"):
+            predict(path, files[:1])
 
 
 GUARDED = """

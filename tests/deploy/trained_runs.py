@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from danlu.core.files import sha256_file, write_json
 from danlu.core.records import RunFolder
 from danlu.data.load import Data, load_data
+from danlu.deploy.artifact import sealed
 from danlu.models import create_model
 from danlu.models.base import Stage, VisionModel
 from danlu.tasks.classification import Classification
@@ -111,6 +113,11 @@ def tiny_trained(folder: Path, data: Data, steps: int = 150) -> Trained:
         model_name="tiny",
         which="best",
     )
+
+
+def save_changed(path: Path, model: onnx.ModelProto) -> None:
+    """Write an artifact that was changed on purpose: its digest is that of what it now is."""
+    path.write_bytes(sealed(model))
 
 
 def lenet_run(folder: Path, data: Data, steps: int = 150) -> Path:

@@ -207,6 +207,17 @@ def test_pictures_that_were_trained_on_are_refused(run: Path, data: Data) -> Non
     evaluate(run, Data(**{**vars(other), "hash": "cd" * 32}), write=False)
 
 
+def test_an_artifact_that_was_trained_on_the_pictures_is_refused(run: Path, data: Data) -> None:
+    constant = np.zeros((1, 3), np.float32)
+    artifact = Predictor("model.onnx", CLASSES, (12, 12), 1, lambda p: constant.repeat(len(p), 0), data.hash, 0)
+    other = make_data(seed=5)
+    with pytest.raises(InputError, match=r"(?s)split by seed 5, model\.onnx was trained .* seed 0.*--seed 0"):
+        evaluate("model.onnx", other, predictor=artifact)
+    found = evaluate("model.onnx", data, predictor=artifact)
+    assert found["evaluation"]["data"]["trained_on_hash"] == data.hash
+    evaluate("model.onnx", other, predictor=dataclasses.replace(artifact, data_hash=None, split_seed=None))
+
+
 def files_data(folder: Path, data: Data) -> Data:
     """The test split as PNG files of another size than the network is fed."""
     test = data.test

@@ -184,7 +184,7 @@ def write_full_run(folder: Path) -> RunFolder:
             "fp32": {"file": "model.onnx", "bytes": 253_120, "sha256": "ab12" * 16},
             "int8": {"file": "model.int8.onnx", "bytes": 79_410, "sha256": "cd34" * 16},
         },
-        export={"quantisation": {"calibration_pictures": 512, "seconds": 1.9}, "threads": 2},
+        export={"tolerance": 1e-4, "quantisation": {"calibration_pictures": 512, "seconds": 1.9}, "threads": 2},
         parity=parity(288, n, float(np.trace(matrix)) / n),
         benchmark=benchmark(),
         environment=environment(),

@@ -19,6 +19,7 @@ from danlu.core.errors import InputError
 from danlu.core.files import read_json, write_json
 from danlu.core.records import RunFolder
 from danlu.report import build_report
+from danlu.report.view_deploy import parity_view
 from tests.report.runs import HOSTILE, write_bare_run, write_full_run, write_nasty_run, write_png
 
 FOLDER = Path(sys.modules["danlu.report"].__file__ or "").parent
@@ -237,6 +238,33 @@ def test_failed_parity_comes_first(tmp_path: Path) -> None:
     assert "no artifact was delivered. First stage that differs: conv2." in page.text
     assert page.text.count("✕ fails") == 2
     assert "INT8 ✕ withheld" in page.text
+
+
+def test_the_limit_drawn_is_the_one_recorded(tmp_path: Path) -> None:
+    run = write_full_run(tmp_path / "run")
+    record = read_json(run.record_path)
+
+    def drawn(**export: object) -> tuple[int, int]:
+        view = parity_view({**record, "export": export})
+        assert view is not None
+        assert view.fp32 is not None
+        chart = str(view.fp32.stages)
+        return chart.count('class="limit"'), chart.count('class="dot bad"')
+
+    assert drawn(tolerance=1e-4) == (1, 0)
+    assert drawn(tolerance=2e-7) == (1, 3)  # all stages but the first lie beyond it
+    assert drawn() == (0, 0)
+
+
+def test_a_percentile_of_too_few_calls_is_a_dash(tmp_path: Path) -> None:
+    run = write_full_run(tmp_path / "run")
+    benchmark = read_json(run.record_path)["benchmark"]
+    for row in benchmark["rows"]:
+        row |= {"p90_ms": None, "p99_ms": None, "calls": 7}
+    benchmark["rows"][0] |= {"median_ms": 4.56, "pictures_per_second": 219.0}
+    page = rebuilt(run, benchmark=benchmark)
+    assert page.errors == []
+    assert "4.56 – – 7 219" in page.text
 
 
 def test_int8_not_asked_for(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ def digits_lenet5(samples: int) -> TrainConfig:
     Hardware: two processor cores.
     """
     return TrainConfig(
-        epochs=40,
-        batch_size=64,
-        optimizer=OptimizerSettings(lr=0.05, momentum=0.9, weight_decay=5e-4),
+        epochs=30,
+        batch_size=32,
+        optimizer=OptimizerSettings(lr=0.03, momentum=0.9, weight_decay=5e-4),
         schedule=ScheduleSettings(warmup=0.1),
         label_smoothing=0.1,
         augment=({"name": "pad_crop", "padding": 1},),
