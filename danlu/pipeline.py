@@ -202,15 +202,13 @@ def evaluate_any(model: Path, source: str, split: str = "test", *, seed: int = 0
         InputError: the model or the data cannot be opened, or do not fit together.
     """
     from danlu.data.load import load_data
-    from danlu.evaluate import Predictor, evaluate
+    from danlu.evaluate import evaluate
     from danlu.report import build_report
 
     if model.is_file():
-        from danlu.deploy.subjects import open_subject
+        from danlu.deploy.subjects import open_subject, predictor_for
 
-        subject = open_subject(model)
-        predictor = Predictor(subject.name, subject.classes, subject.size, subject.channels, subject.logits)
-        return evaluate(model, load_data(source, seed=seed), split, predictor=predictor)
+        return evaluate(model, load_data(source, seed=seed), split, predictor=predictor_for(open_subject(model)))
     folder = open_run_folder(model)
     with folder.locked():
         found = evaluate(model, load_data(source, seed=seed), split)

@@ -82,10 +82,9 @@ def bench(
         repeats: at most so many.
 
     Returns:
-        ``threads``; ``settings``; ``rows``: ``runtime``, ``precision`` executed, ``batch``, ``median_ms``, ``p90_ms``,
-        ``p99_ms``, ``pictures_per_second``, ``calls`` (``p90_ms`` None below 10 calls, ``p99_ms`` below 100);
-        ``ratios``, how many times as fast ``b`` is as ``a``: ``median``, ``low``, ``high``, ``repeats``; ``executed``,
-        what each runtime ran. A run records them.
+        ``threads``; ``settings``; ``rows``: ``runtime``, ``precision`` executed, ``batch``, ``median_ms``, ``p90_ms``
+        (None below 10 calls), ``p99_ms`` (below 100), ``pictures_per_second``, ``calls``; ``ratios``, how many times
+        as fast ``b`` is as ``a``: ``median``, ``low``, ``high``, ``repeats``; ``executed`` by each. A run records them.
 
     Raises:
         InputError: no run or artifact, a run that was not exported, or an option below its least value.
