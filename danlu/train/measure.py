@@ -23,8 +23,8 @@ from danlu.train.optimizers import make_optimizer
 
 __all__ = ["check_threads", "choose_threads", "fit_epochs", "step_probe", "time_steps"]
 
-# A second thread has to win by this much: beside a busy neighbour two spinning threads run several times slower than one,
-# and a short measurement may have fallen into a quiet moment.
+# A second thread has to win by this much: beside a busy neighbour two spinning threads run several times slower than
+# one, and a short measurement may have fallen into a quiet moment.
 _WORTH = 1.2
 _SECONDS, _MOST_ROUNDS, _FEWEST_ROUNDS = 0.8, 15, 3
 # A budget buys at most this many times the recipe's epochs; more would only fit the training pictures by heart.

@@ -88,7 +88,7 @@ def test_measuring_leaves_the_training_as_it_is(tmp_path: Path, monkeypatch: pyt
     [
         (0.05, 8.5, 8, "an epoch takes about 1.0 s of the budget of 8.5 s"),
         (1.0, 2.0, 1, "one epoch is the least"),
-        (0.0001, 60.0, 160, "at most 4 times the recipe's 40"),
+        (0.0001, 60.0, 120, "at most 4 times the recipe's 30"),
     ],
 )
 def test_a_budget_chooses_the_epochs(
@@ -97,7 +97,7 @@ def test_a_budget_chooses_the_epochs(
     _clock(monkeypatch, {1: step})
     monkeypatch.setattr(Training, "run_to_end", lambda self: None)
     monkeypatch.setattr("danlu.train.start.finish", lambda training: None)
-    overrides = {"budget": budget, "precision": "fp32"}
+    overrides = {"budget": budget, "batch_size": 64}
     monkeypatch.setattr("tests.train.helpers.TINY", {})
     run = run_tiny(tmp_path / "run", overrides=overrides)
     config = run.read_config()

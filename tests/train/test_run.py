@@ -19,7 +19,7 @@ from danlu.core.records import RunFolder
 from danlu.tasks.trained import open_trained
 from danlu.train import resume
 from danlu.train.loop import Training
-from tests.train.helpers import curve, digits, hashes, listing, run_tiny
+from tests.train.helpers import TINY, curve, digits, hashes, listing, run_tiny
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_the_config_says_what_was_asked_and_what_took_effect(finished: RunFolder
     config = finished.read_config()
     effective = config["effective"]
     assert config["requested"]["model"] == "lenet5"
-    assert config["requested"]["set"] == {"epochs": 2, "precision": "fp32"}
+    assert config["requested"]["set"] == TINY
     assert effective["model"] == {"name": "lenet5", "num_classes": 10, "in_channels": 1}
     assert effective["machine"] == {"device": "cpu", "threads": 1, "precision": "fp32", "channels_last": True}
     assert effective["train"]["optimizer"]["nesterov"] is True
