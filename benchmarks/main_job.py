@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,7 @@ def measure(name: str, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         command = [sys.executable, "-m", "danlu", "run", name, "--seed", str(seed), "--out", str(out), "--json"]
+        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
         begin = time.perf_counter()
         finished = subprocess.run(command, capture_output=True, text=True, check=True)
         seconds = time.perf_counter() - begin
@@ -37,6 +39,7 @@ def measure(name: str, seed: int) -> dict[str, Any]:
     test = record["results"]["test"]["accuracy"]
     return {
         "seed": seed,
+        "load_before": load,
         "model": config["effective"]["model"]["name"],
         "epochs": record["train"]["epochs"],
         "precision": config["effective"]["machine"]["precision"],

@@ -16,7 +16,7 @@ BEGIN, END = "<!-- figures:begin (python -m benchmarks.tables) -->", "<!-- figur
 TEXT = {
     "README.md": {
         "title": "## Measured",
-        "intro": "`python -m benchmarks.main_job`, {cores} cores ({processor}), {precision}; one cold process a run, beside other load:",
+        "intro": "`python -m benchmarks.main_job`, {cores} cores ({processor}), {precision}; one cold process a run:",
         "head": "| command | network | epochs | test accuracy (95 % interval) | training | whole job | FP32 / INT8 |",
         "start": "`danlu --help` takes {help:.2f} s, `danlu predict` {predict:.2f} s (whole processes, medians).",
         "none": "not delivered",
@@ -24,7 +24,7 @@ TEXT = {
     },
     "README.zh-CN.md": {
         "title": "## 测得的数字",
-        "intro": "`python -m benchmarks.main_job`，{cores} 核（{processor}），{precision}；每次运行一个冷启动的进程，机器上另有负载：",
+        "intro": "`python -m benchmarks.main_job`，{cores} 核（{processor}），{precision}；每次运行一个冷启动的进程：",
         "head": "| 命令 | 网络 | 轮数 | 测试准确率（95 % 区间） | 训练 | 全程 | FP32 / INT8 |",
         "start": "`danlu --help` 用时 {help:.2f} 秒，`danlu predict` 用时 {predict:.2f} 秒（整个进程，中位数）。",
         "none": "未交付",
