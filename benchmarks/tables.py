@@ -20,7 +20,7 @@ TEXT = {
         "head": "| command | network | epochs | test accuracy (95 % interval) | training | whole job | FP32 / INT8 |",
         "start": "`danlu --help` takes {help:.2f} s, `danlu predict` {predict:.2f} s (whole processes, medians).",
         "none": "not delivered",
-        "seeds": "mean of {n} seeds",
+        "seeds": "standard deviation, {n} seeds",
     },
     "README.zh-CN.md": {
         "title": "## 测得的数字",
@@ -28,7 +28,7 @@ TEXT = {
         "head": "| 命令 | 网络 | 轮数 | 测试准确率（95 % 区间） | 训练 | 全程 | FP32 / INT8 |",
         "start": "`danlu --help` 用时 {help:.2f} 秒，`danlu predict` 用时 {predict:.2f} 秒（整个进程，中位数）。",
         "none": "未交付",
-        "seeds": "{n} 个种子的均值",
+        "seeds": "标准差，{n} 个种子的均值",
     },
 }
 
