@@ -12,6 +12,7 @@ import torch
 
 from danlu.train import measure, resume, start
 from danlu.train.loop import Training
+from danlu.train.recipes import RECIPES
 from tests.train.helpers import hashes, run_tiny
 
 
@@ -83,12 +84,15 @@ def test_measuring_leaves_the_training_as_it_is(tmp_path: Path, monkeypatch: pyt
     assert hashes(measured) == hashes(plain)
 
 
+RECIPE_EPOCHS = RECIPES.get("digits-lenet5")(1259).epochs
+
+
 @pytest.mark.parametrize(
     ("step", "budget", "epochs", "reason"),
     [
         (0.05, 8.5, 8, "an epoch takes about 1.0 s of the budget of 8.5 s"),
         (1.0, 2.0, 1, "one epoch is the least"),
-        (0.0001, 60.0, 120, "at most 4 times the recipe's 30"),
+        (0.0001, 60.0, 4 * RECIPE_EPOCHS, f"at most 4 times the recipe's {RECIPE_EPOCHS}"),
     ],
 )
 def test_a_budget_chooses_the_epochs(
