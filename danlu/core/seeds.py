@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["derive_seed", "integers", "normal", "permutation", "random_bits", "uniform"]
+__all__ = ["derive_seed", "integers", "permutation", "random_bits", "uniform"]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MULTIPLY_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -58,12 +58,6 @@ def integers(high: int, purpose: str, *counters: ArrayLike) -> NDArray[np.int64]
     if high < 1:
         raise ValueError(f"high must be at least 1, got {high}")
     return np.asarray(np.floor(uniform(purpose, *counters) * high), dtype=np.int64)
-
-
-def normal(purpose: str, *counters: ArrayLike) -> NDArray[np.float64]:
-    """Return standard normal values (Box and Muller 1958), one for each element of the broadcast counters."""
-    radius = np.sqrt(-2.0 * np.log1p(-uniform(purpose + "/radius", *counters)))
-    return np.asarray(radius * np.cos(2.0 * np.pi * uniform(purpose + "/angle", *counters)), dtype=np.float64)
 
 
 def permutation(length: int, purpose: str, *counters: int) -> NDArray[np.int64]:
