@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from danlu.core.errors import InputError
 
@@ -17,6 +17,7 @@ __all__ = [
     "folder_name_fault",
     "name_warnings",
     "quoted",
+    "read_class_names",
     "text_of",
 ]
 
@@ -65,6 +66,21 @@ def check_class_names(names: Iterable[str], where: str) -> tuple[str, ...]:
     if not checked:
         raise InputError("names no classes", where=where)
     return tuple(checked)
+
+
+def read_class_names(file: Path) -> tuple[str, ...]:
+    """Return the class names of a text file, one a line; empty lines at its end are none.
+
+    Raises:
+        InputError: no text, or what :func:`check_class_names` refuses.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
+    except (UnicodeDecodeError, OSError) as error:
+        raise InputError(f"cannot be read as text ({error})", where=str(file)) from error
+    while lines and not lines[-1].strip():  # the original CIFAR files end with empty lines
+        lines.pop()
+    return check_class_names((line.rstrip("\r") for line in lines), str(file))
 
 
 def folder_name_fault(name: str) -> str | None:

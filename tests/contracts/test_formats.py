@@ -283,6 +283,39 @@ def test_pickled_cifar_is_refused_unread(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+def test_cifar100_true_layout(tmp_path: Path) -> None:
+    """Byte 0 is the coarse label, byte 1 the class, then the planes; names come from fine_label_names.txt."""
+    folder = tmp_path / "cifar-100-binary"
+    folder.mkdir()
+    planes = np.arange(2 * 3072, dtype=np.int64).reshape(2, 3, 32, 32) % 251
+    rows = [bytes([19, 2]), bytes([0, 1])]
+    content = b"".join(row + plane.astype(np.uint8).tobytes() for row, plane in zip(rows, planes, strict=True))
+    for part in ("train", "test"):
+        (folder / f"{part}.bin").write_bytes(content)
+    (folder / "fine_label_names.txt").write_text("apple\naquarium_fish\nbaby\n\n")
+    (folder / "coarse_label_names.txt").write_text("fish\n")
+    assert [name for name in NAMES if FORMATS.get(name).sniff(folder)] == ["cifar100"]
+    found = FORMATS.get("cifar100").read(folder)
+    assert set(found) == {"train", "test"}
+    assert found["train"].classes == ("apple", "aquarium_fish", "baby")
+    assert found["train"].labels.tolist() == [2, 1]
+    assert found["train"][1].picture[5, 7].tolist() == planes[1, :, 5, 7].tolist()
+
+    (folder / "train.bin").write_bytes(content[:-1])
+    with pytest.raises(InputError, match=r"train\.bin.*no multiple of 3074: byte 3,074 begins a cut record"):
+        FORMATS.get("cifar100").read(folder)
+    (folder / "train.bin").write_bytes(bytes([0, 7]) + content[2:])
+    with pytest.raises(InputError, match=r"byte 1: label 7, but there are 3 classes"):
+        FORMATS.get("cifar100").read(folder)
+
+    pickled = tmp_path / "cifar-100-python"
+    pickled.mkdir()
+    for name in ("train", "test", "meta"):
+        (pickled / name).write_bytes(b"\x80\x02cos\nsystem\n")
+    with pytest.raises(InputError, match="Python version of CIFAR-100; its files are pickles"):
+        FORMATS.get("cifar100").read(pickled)
+
+
 def test_cifar_train_batches_count_up_and_sort_as_numbers(tmp_path: Path) -> None:
     folder = tmp_path / "a"
     folder.mkdir()
@@ -294,7 +327,7 @@ def test_cifar_train_batches_count_up_and_sort_as_numbers(tmp_path: Path) -> Non
         FORMATS.get("cifar").read(folder)
 
 
-@pytest.mark.parametrize("name", ["cifar", "cifar_png"])
+@pytest.mark.parametrize("name", ["cifar", "cifar100", "cifar_png"])
 def test_cifar_holds_only_its_own_size(name: str, tmp_path: Path) -> None:
     small = ArrayDataset(np.zeros((2, 8, 8, 1), np.uint8), [0, 1], array_names("train", 2), ["a", "b"])
     with pytest.raises(InputError, match="8×8×1"):

@@ -141,6 +141,27 @@ def test_changed_files_are_found_at_load_and_fetched_again_by_get(toy: Callable[
     assert load_data("toy").hash == catalog.CATALOG["toy"].hash
 
 
+def test_without_a_pinned_hash_the_one_seen_when_fetched_counts(
+    toy: Callable[..., catalog.Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CIFAR-100: only the official archive's checksum is known beforehand; what it held must not change later."""
+    entry = toy(Stand(small()))
+    monkeypatch.setitem(catalog.CATALOG, "toy", replace(entry, hash=""))
+    folder = catalog.get("toy")
+    assert load_data("toy").hash == entry.hash
+    file = folder / "train-images-idx3-ubyte"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(InputError, match="its files were changed"):
+        load_data("toy")
+    (folder / "content.sha256").unlink()
+    with pytest.raises(InputError, match="the one seen when it was fetched"):
+        load_data("toy")
+    catalog.get("toy")
+    assert load_data("toy").hash == entry.hash
+
+
 def test_two_downloads_at_once(toy: Callable[..., catalog.Entry]) -> None:
     """B21: one fetches, the other waits and finds it done."""
     stand = Stand(small(), wait=0.5)
@@ -201,7 +222,8 @@ def test_embedded_digits_are_verified(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_entries_are_complete_and_their_addresses_https() -> None:
     for name, entry in catalog.CATALOG.items():
         assert entry.name == name
-        assert re.fullmatch(r"[0-9a-f]{64}", entry.hash)
+        assert re.fullmatch(r"[0-9a-f]{64}", entry.hash) or name == "cifar100"
+        assert len(entry.classes) == len(set(entry.classes)) == (100 if name == "cifar100" else 10)
         assert entry.licence
         assert entry.citation
         assert entry.channels in (1, 3)

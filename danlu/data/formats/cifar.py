@@ -21,7 +21,7 @@ from danlu.core.files import whole_folder
 from danlu.data.arrays import array_names, to_array
 from danlu.data.folders import check_new_folder
 from danlu.data.formats import FORMATS
-from danlu.data.names import check_class_names
+from danlu.data.names import check_class_names, read_class_names
 from danlu.data.sample import ArrayDataset, Dataset
 from danlu.data.splits import split_name
 
@@ -146,15 +146,7 @@ def _records(dataset: Dataset, path: Path) -> NDArray[np.uint8]:
 
 def _read_classes(path: Path) -> tuple[str, ...] | None:
     file = path / "batches.meta.txt"
-    if not file.exists():
-        return None
-    try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except (UnicodeDecodeError, OSError) as error:
-        raise InputError(f"cannot be read as text ({error})", where=str(file)) from error
-    while lines and not lines[-1].strip():  # the original ends with an empty line
-        lines.pop()
-    return check_class_names((line.rstrip("\r") for line in lines), str(file))
+    return read_class_names(file) if file.exists() else None
 
 
 FORMATS.register("cifar", Cifar(), __name__, title="binary version of CIFAR-10 (never the pickled one)")
