@@ -126,7 +126,7 @@ def begin(
         RECIPES.check(recipe, "--recipe")
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", training.get("device", "auto")):
         raise InputError(f"--device {training['device']!r}", allowed=["auto", "cpu", "cuda", "cuda:<i>", "mps"])
-    if weights is not None and not weights.is_file():
+    if weights is not None and ":" not in str(weights) and not weights.is_file():
         raise InputError("no such file", where=str(weights), mend="give a .safetensors or .pth file to --weights")
     # Only a check: which recipe these settings go on top of is known once the data is.
     apply_overrides(TrainConfig(), training.get("overrides") or {})

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from danlu.core.errors import InputError
-from danlu.core.files import read_json, sha256_bytes
+from danlu.core.files import read_json, sha256_bytes, write_whole
 from danlu.core.log import logger
 from danlu.core.records import RunFolder, check_schema
-from danlu.models.base import WeightMapping
+from danlu.models.base import VisionModel, WeightMapping
 
-__all__ = ["checkpoint_folder", "load_state", "load_weights", "read_verified", "read_weights"]
+__all__ = ["checkpoint_folder", "load_state", "load_weights", "read_verified", "read_weights", "save_weights"]
 
 _SHOWN = 10
 # Under these versions a crafted file runs code even with weights_only (CVE-2025-32434, CVE-2026-24747).
@@ -139,11 +139,32 @@ def load_weights(model: nn.Module, path: Path, mapping: WeightMapping | None = N
     weights = read_weights(path)
     mapping = mapping or getattr(model, "mapping", None)
     if mapping is not None and not weights.keys() & model.state_dict().keys():
-        renamed = mapping.from_reference(weights)
+        renamed = mapping.from_reference(weights, model.state_dict())
         if renamed.keys() & model.state_dict().keys():
             logger.info("%s: names of %s, renamed", path, mapping.reference)
             weights = renamed
     load_state(model, weights, where=str(path))
+
+
+def save_weights(model: VisionModel, path: Path, *, reference: bool = False) -> None:
+    """Write the weights of ``model`` as safetensors, whole or not at all.
+
+    Args:
+        model: a network of :func:`danlu.models.create_model`.
+        path: the file to write.
+        reference: under the names of the independent implementation the network is compared with, so that it can load
+            them; under ours otherwise.
+
+    Raises:
+        InputError: the network has no such implementation, or the file cannot be written.
+    """
+    weights = model.state_dict()
+    if reference:
+        if model.mapping is None:
+            raise InputError(f"{type(model).__name__} has no reference implementation", mend="leave reference out")
+        weights = model.mapping.to_reference(weights)
+    plain = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    write_whole(path, safetensors.torch.save(plain))
 
 
 def load_state(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:

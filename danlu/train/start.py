@@ -17,6 +17,8 @@ from danlu.core.errors import InputError
 from danlu.core.log import logger
 from danlu.core.records import SCHEMA, RunFolder, new_run_folder
 from danlu.data.load import Data
+from danlu.models import MODELS
+from danlu.models.hub import find_weights
 from danlu.models.weights import load_weights
 from danlu.train.choose import choose_config, choose_model, choose_pictures, choose_recipe
 from danlu.train.loop import Training
@@ -48,7 +50,7 @@ def start(
         # Built once to no folder, so that weights that do not fit are found before a folder is made.
         training = plan.build(data, RunFolder(Path()))
         if weights is not None:
-            load_weights(training.model.network, weights)
+            load_weights(training.model.network, find_weights(weights, MODELS.get(plan.model)))
         # Weights, momentum and perhaps an average, in four bytes each, for each checkpoint that is kept at once.
         training.checkpoints.folder = (out or Path("runs")) / "checkpoints"
         training.checkpoints.check_space(16 * sum(p.numel() for p in training.model.parameters()) + 2**20)
@@ -71,7 +73,7 @@ def _choose(
 ) -> tuple[Plan, dict[str, str]]:
     """Return what takes effect as far as it needs no measurement, and why."""
     why: dict[str, str] = {}
-    name, why["model"] = choose_model(model, data.picture, len(data.classes))
+    name, why["model"] = choose_model(model, data.picture, len(data.classes), overrides.get("picture_size"))
     recipe_name, why["recipe"] = choose_recipe(recipe, data.name, name)
     config = choose_config(recipe_name, len(data.train), overrides)
     make_chain(config.augment)

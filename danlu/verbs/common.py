@@ -7,12 +7,16 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from danlu import terminal
 from danlu.core.errors import InputError
 
-__all__ = ["Common", "Output", "Training", "overrides_of", "parity_lines", "requested_of", "run_output"]
+__all__ = ["Common", "Flag", "Output", "Training", "overrides_of", "parity_lines", "requested_of", "run_output"]
+
+Flag = Annotated[bool, Parameter(negative="")]
 
 
 @dataclass(frozen=True)

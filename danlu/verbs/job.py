@@ -9,12 +9,11 @@ from cyclopts import Parameter
 
 from danlu import terminal
 from danlu.core.errors import InputError
-from danlu.verbs.common import Common, Output, Training, overrides_of, requested_of, run_output
+from danlu.verbs.common import Common, Flag, Output, Training, overrides_of, requested_of, run_output
 
 __all__ = ["env", "report", "resume", "run", "runs_list", "runs_show", "train"]
 
 Pairs = Annotated[list[str] | None, Parameter(negative="", consume_multiple=False)]
-Flag = Annotated[bool, Parameter(negative="")]
 
 
 def run(
@@ -36,7 +35,7 @@ def run(
     Parameters
     ----------
     data
-        A named data set (digits, mnist, fashion-mnist, cifar10) or a folder that holds one folder a class.
+        A named data set (digits, mnist, fashion-mnist, cifar10, cifar100) or a folder that holds one folder a class.
     model
         A network's name (see: danlu models list), or auto.
     recipe
@@ -48,7 +47,7 @@ def run(
     set
         Override one setting, e.g. --set optimizer.lr=0.05; may be given several times.
     weights
-        Start from this checkpoint (.safetensors or .pth).
+        Start from this checkpoint (.safetensors or .pth), or from published weights (torchvision:NAME, timm:TAG).
     int8
         --int8 demands an INT8 artifact, --no-int8 leaves it out; by default it is delivered where it holds.
     download
@@ -106,7 +105,7 @@ def train(
     set
         Override one setting, e.g. --set optimizer.lr=0.05; may be given several times.
     weights
-        Start from this checkpoint (.safetensors or .pth).
+        Start from this checkpoint (.safetensors or .pth), or from published weights (torchvision:NAME, timm:TAG).
     download
         Fetch a named data set that is not on this machine yet.
     """
