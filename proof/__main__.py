@@ -1,45 +1,125 @@
-"""Prove every variant of every network and write ``proof/models.json``: ``make proof``.
+"""Prove every variant of every network: ``make proof``, or ``python -m proof [NAME…]`` for some.
 
-Each row carries the hash of the source it proves; ``tests/test_proof.py`` says which rows are stale.
+Rows whose source has not changed since are kept, ``--all`` proves them again. Each row goes into ``proof/models.json``
+as soon as it is proven, with the hash of the source it proves; what a user's ``models show`` needs of it goes into the
+package. ``tests/test_recorded_proofs.py`` says which rows are stale.
 """
 
 from __future__ import annotations
 
+import ast
+import os
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from danlu.core.environment import describe_environment
 from danlu.core.files import read_json, sha256_bytes, write_json
-from danlu.models import MODELS
+from danlu.models import MODELS, list_models
 
-RESULTS = Path(__file__).with_name("models.json")
 ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).with_name("models.json")
+SHIPPED = ROOT / "danlu/proof/recorded.json"
+COMMON = ("danlu.models.base", "danlu.proof.checks", "danlu.proof.learning", "danlu.proof.parity")
 
 
 def source_hash(name: str) -> str:
-    """Return the hash of what the proof of a variant depends on: its file, the base classes, the proof itself."""
-    module = ROOT.joinpath(*MODELS.index[name]["module"].split(".")).with_suffix(".py")
-    parts = [module, ROOT / "danlu/models/base.py", ROOT / "danlu/proof.py"]
-    return sha256_bytes(b"\0".join(part.read_bytes() for part in parts))
+    """Return the hash of what the proof of a variant depends on: its file, what that imports, the proof itself."""
+    modules = _closure((MODELS.index[name]["module"], *COMMON))
+    builder = _builder(name)
+    if builder.startswith("proof.references."):
+        modules |= _closure((builder.partition(":")[0],))
+    return sha256_bytes(b"\0".join(_file(module).read_bytes() for module in sorted(modules)))
+
+
+def _builder(name: str) -> str:
+    mapping = MODELS.get(name).mapping
+    return mapping.builder if mapping else ""
+
+
+def _file(module: str) -> Path:
+    return ROOT.joinpath(*module.split(".")).with_suffix(".py")
+
+
+@cache
+def _imports(module: str) -> frozenset[str]:
+    tree = ast.parse(_file(module).read_text(encoding="utf-8"))
+    froms = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    return frozenset(one for one in froms if one.startswith(("danlu.models.", "proof.references.")))
+
+
+def _closure(modules: tuple[str, ...]) -> set[str]:
+    found: set[str] = set()
+    waiting = list(modules)
+    while waiting:
+        module = waiting.pop()
+        if module not in found:
+            found.add(module)
+            waiting += _imports(module)
+    return found
 
 
 def recorded() -> dict[str, Any]:
     """Return the recorded rows by variant."""
-    rows: dict[str, Any] = read_json(RESULTS)["rows"]
+    rows: dict[str, Any] = read_json(RESULTS)["rows"] if RESULTS.exists() else {}
     return rows
 
 
-def main() -> None:
-    """Prove all variants; exit 1 when one fails."""
-    from danlu.proof import check_models
+def shipped(rows: dict[str, Any]) -> dict[str, Any]:
+    """Return what the package says of the recorded rows: parity, learning, ONNX."""
+    return {
+        "schema": 1,
+        "rows": {
+            name: {
+                "ok": row["ok"],
+                "parity": row["measured"].get("parity"),
+                "learns": row["measured"].get("learns"),
+                "onnx": row["measured"].get("onnx"),
+            }
+            for name, row in sorted(rows.items())
+        },
+    }
 
-    rows = {row["model"]: {**row, "source_hash": source_hash(row["model"])} for row in check_models()}
+
+def save(rows: dict[str, Any]) -> None:
+    """Write both records; rows of networks that are gone are dropped."""
+    rows = {name: rows[name] for name in sorted(rows) if name in MODELS.index}
     write_json(RESULTS, {"schema": 1, "environment": describe_environment(), "rows": rows})
-    failed = [name for name, row in rows.items() if not row["ok"]]
+    write_json(SHIPPED, shipped(rows))
+
+
+def main(words: list[str]) -> None:
+    """Prove what is stale, or what is named; exit 1 when one fails."""
+    from danlu.core.log import progress
+    from danlu.proof import check_variant
+    from proof import page
+
+    names = [MODELS.check(word) for word in words if word != "--all"] or list_models()
+    rows = recorded()
+    stale = [
+        name
+        for name in names
+        if "--all" in words or not rows.get(name, {}).get("ok") or rows[name]["source_hash"] != source_hash(name)
+    ]
+    failed = []
+    with progress("prove", len(stale), "models") as advance:
+        for done, name in enumerate(stale):
+            advance(done, name)
+            before = source_hash(name)
+            row = check_variant(MODELS.get(name))
+            skipped = [what for what, found in row["measured"].items() if "skipped" in found]
+            if not row["ok"] or skipped:
+                failed.append(f"{name}: {row['why'] or 'not at hand for ' + ', '.join(skipped)}")
+            rows = {**recorded(), name: {**row, "source_hash": before}}
+            save(rows)
+        advance(len(stale), "")
+    save(rows)
+    page.main()
     if failed:
-        sys.exit("not proven: " + ", ".join(failed))
+        sys.exit("not proven:\n" + "\n".join(failed))
 
 
 if __name__ == "__main__":
-    main()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main(sys.argv[1:])

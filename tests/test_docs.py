@@ -10,6 +10,8 @@ import pytest
 
 from benchmarks import tables
 from danlu import verbs
+from danlu.models import MODELS
+from proof import page as zoo
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(path.name for path in (ROOT / "docs/en").glob("*.md"))
@@ -75,3 +77,15 @@ def test_the_proofs_of_the_fault_table_exist(language: str) -> None:
     assert len(named) >= 20
     for path, test in named:
         assert f"def {test}(" in read(path), f"{path}::{test}"
+
+
+@pytest.mark.parametrize("language", zoo.LANGUAGES)
+def test_the_page_of_networks_is_of_the_recorded_proofs(language: str) -> None:
+    """Run `make proof` (or `python -m proof.page`) when this fails."""
+    text = read(f"docs/{language}/zoo.md")
+    assert text == zoo.page(language)
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    assert len(rows) == len(MODELS.names())
+    for row in rows:
+        assert all(cell.strip() for cell in row.strip("|").split("|")), f"an empty cell: {row}"
+        assert zoo.TEXT[language]["unproven"] not in row

@@ -85,20 +85,31 @@ class Registry(Generic[T]):
         """Return all names, sorted."""
         return sorted(self.index)
 
+    @cached_property
+    def aliases(self) -> dict[str, str]:
+        """Other name -> name, of what has other names."""
+        found: dict[str, str] = {}
+        for name, facts in self.index.items():
+            for alias in facts.get("aliases", ()):
+                if alias in self.index or alias in found:
+                    raise ValueError(f"{self.kind} {name!r} has the other name {alias!r}, which is taken")
+                found[alias] = name
+        return found
+
     def check(self, name: str, where: str | None = None) -> str:
-        """Return ``name`` if it is known.
+        """Return the name of what is called ``name``, which may be one of its other names.
 
         Raises:
             InputError: it is not; the message holds the nearest and the allowed names.
         """
-        if name not in self.index:
+        if name not in self.index and name not in self.aliases:
             raise InputError(
                 f"unknown {self.kind} {name!r}",
                 where=where,
-                nearest=nearest_names(name, self.index),
+                nearest=nearest_names(name, [*self.index, *self.aliases]),
                 allowed=self.names(),
             )
-        return name
+        return self.aliases.get(name, name)
 
     def get(self, name: str, where: str | None = None) -> T:
         """Return the thing called ``name``, importing its module.
@@ -106,8 +117,9 @@ class Registry(Generic[T]):
         Raises:
             InputError: the name is unknown.
         """
+        name = self.check(name, where) if name not in self._things else name
         if name not in self._things:
-            importlib.import_module(self.index[self.check(name, where)]["module"])
+            importlib.import_module(self.index[name]["module"])
         return self._things[name]
 
     def build_index(self) -> dict[str, dict[str, Any]]:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from danlu.core.errors import InputError
 
-__all__ = ["Paper", "Stage", "Variant", "VisionModel", "WeightMapping"]
+__all__ = ["Learning", "Paper", "Published", "Stage", "Variant", "VisionModel", "WeightMapping", "renamer"]
 
 Weights = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a network: what comes out of it is [B, ``channels``, about H / ``stride``, about W / ``stride``]."""
+    """One stage of a network.
+
+    What comes out of it is a map [B, ``channels``, about H / ``stride``, about W / ``stride``], tokens
+    [B, N, ``channels``] of patches of ``stride`` pixels, or a vector [B, ``channels``].
+    """
 
     name: str
     channels: int
@@ -38,6 +43,8 @@ class VisionModel(nn.Module, ABC):
         input_size: the only (H, W) the network accepts, or None when it accepts any that is not too small.
         smallest: the least H and W where ``input_size`` is None.
         input_reason: why pictures must have that size; for the error message.
+        auxiliary_weight: what the loss of an auxiliary output counts, where ``forward`` gives any: in train mode it
+            then returns ``{"logits": …, "aux1": …}``.
         mapping: renames the weights of a widespread implementation; set by :meth:`Variant.build`.
     """
 
@@ -47,6 +54,7 @@ class VisionModel(nn.Module, ABC):
     input_size: tuple[int, int] | None = None
     smallest: int = 1
     input_reason: str = ""
+    auxiliary_weight: float = 0.0
     mapping: WeightMapping | None = None
 
     @abstractmethod
@@ -61,8 +69,8 @@ class VisionModel(nn.Module, ABC):
     def reset_head(self, num_classes: int) -> None:
         """Replace the last layer by a freshly initialised one for ``num_classes`` classes."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits [B, K] for pictures [B, C, H, W]."""
+    def forward(self, x: Tensor) -> Any:
+        """Return logits [B, K] for pictures [B, C, H, W]; see ``auxiliary_weight`` for networks with side outputs."""
         return self.head(self.features(x)[self.stages[-1].name])
 
     def check_pictures(self, x: Tensor) -> None:
@@ -108,18 +116,89 @@ class Paper:
 
 
 @dataclass(frozen=True)
-class WeightMapping:
-    """Renames the weights of a widespread implementation into ours and back.
+class Published:
+    """What the literature says of a variant, in its own digits.
 
     Attributes:
-        reference: which implementation, in words.
-        from_reference: its state dict -> ours.
-        to_reference: ours -> its.
+        parameters: e.g. ``"25,557,032"`` or ``"25.6 M"``; ours must agree in every digit given.
+        macs: multiply-adds of one picture, e.g. ``"4.089 G"``; likewise.
+        accuracy: top-1 test accuracy in per cent, by data set.
+        source: table and page, or the program, that each of them comes from.
+        unverified: which of ``parameters``, ``macs``, ``accuracy`` were not read in their source.
+    """
+
+    parameters: str = "none published"
+    macs: str = "none published"
+    accuracy: Mapping[str, float] = field(default_factory=dict)
+    source: str = ""
+    unverified: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class WeightMapping:
+    """Renames the weights of an independent implementation into ours and back, and says how to build that one.
+
+    Attributes:
+        reference: which implementation, in words, e.g. ``"torchvision resnet50"``.
+        rename: our name of a tensor -> its name; one to one.
+        builder: ``"package.module:function"`` that builds the implementation; empty where none can be had.
+        arguments: what the builder is called with.
+        outputs: names of what it returns in train mode, where that is more than the logits.
+        tolerance: of the largest |logit|, for the parity in float32.
+        reason: why the tolerance is looser than 1e-5.
     """
 
     reference: str
-    from_reference: Callable[[Weights], dict[str, Tensor]]
-    to_reference: Callable[[Weights], dict[str, Tensor]]
+    rename: Callable[[str], str]
+    builder: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ("logits",)
+    tolerance: float = 1e-5
+    reason: str = ""
+
+    def to_reference(self, weights: Weights) -> dict[str, Tensor]:
+        """Return our weights under the names of the reference."""
+        return {self.rename(name): value for name, value in weights.items()}
+
+    def from_reference(self, weights: Weights, names: Iterable[str]) -> dict[str, Tensor]:
+        """Return the reference's weights under ours, which are ``names``; a name that is not the reference's stays."""
+        back = {self.rename(name): name for name in names}
+        return {back.get(name, name): value for name, value in weights.items()}
+
+
+def renamer(*rules: tuple[str, str]) -> Callable[[str], str]:
+    """Return a function that rewrites a name by ``(pattern, replacement)`` rules, one after the other."""
+    compiled = [(re.compile(pattern), replacement) for pattern, replacement in rules]
+
+    def rename(name: str) -> str:
+        for pattern, replacement in compiled:
+            name = pattern.sub(replacement, name)
+        return name
+
+    return rename
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How it is shown that a network learns: 512 real pictures, fitted from its own initialisation.
+
+    Attributes:
+        arguments: what replaces the variant's arguments where the full size is too large for two cores.
+        data: whose training pictures: 10 classes either way.
+        size: height and width they are resized to.
+        steps: within which at least 95 % of them are classified rightly, in eval mode.
+        rate: learning rate.
+        optimizer: Adam, or SGD with Nesterov momentum 0.9.
+        batch: pictures a step.
+    """
+
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    data: Literal["cifar10", "mnist"] = "cifar10"
+    size: int = 32
+    steps: int = 160
+    rate: float = 1e-3
+    optimizer: Literal["adam", "sgd"] = "adam"
+    batch: int = 64
 
 
 @dataclass(frozen=True)
@@ -135,11 +214,16 @@ class Variant:
         classes: number of classes the published counts are for.
         parameters: exact number of parameters.
         macs: exact multiply-adds of one picture (convolutions, linear layers, matrix products).
-        accuracy: published test accuracy in per cent, by data set.
-        source: table and page the published values come from.
-        mapping: weights of a widespread implementation, both ways.
+        published: what the literature says of it.
+        mapping: weights of an independent implementation, both ways; None where there is none.
+        oracle: where ``mapping`` is None: what its structure was checked against, e.g. the paper's table 1.
         fixed_input: whether no other picture size is accepted.
         smallest: the least height and width accepted.
+        task: what its output is for.
+        aliases: other names people know it by.
+        representative: whether it has a code path of its own, so that tests run the costly checks on it.
+        check_input: [C, H, W] on which a forward shows the same as on ``input`` and costs less; ``input`` when None.
+        learning: how it is shown that it learns.
     """
 
     name: str
@@ -150,12 +234,16 @@ class Variant:
     classes: int
     parameters: int
     macs: int
-    accuracy: Mapping[str, float]
-    source: str
-    mapping: WeightMapping
+    published: Published
+    mapping: WeightMapping | None
+    oracle: str = ""
     fixed_input: bool = False
     smallest: int = 1
-    task: str = field(default="classification")
+    task: str = "classification"
+    aliases: tuple[str, ...] = ()
+    representative: bool = False
+    check_input: tuple[int, int, int] | None = None
+    learning: Learning = Learning()
 
     def build(self, *, num_classes: int | None = None, in_channels: int | None = None) -> VisionModel:
         """Build the model; the variant's own numbers stand where none are given."""
@@ -166,6 +254,13 @@ class Variant:
         )
         model.mapping = self.mapping
         return model
+
+    def twin(self) -> Variant:
+        """Return the variant at the size it is shown to learn at: the same code, fewer and narrower layers."""
+        pictures = (self.input[0], self.learning.size, self.learning.size)
+        return replace(
+            self, arguments={**self.arguments, **self.learning.arguments}, input=pictures, check_input=pictures
+        )
 
     def facts(self) -> dict[str, Any]:
         """Return the plain facts that stand in the models' index."""
@@ -181,5 +276,7 @@ class Variant:
             "parameters": self.parameters,
             "macs": self.macs,
             "classes": self.classes,
-            "accuracy": dict(self.accuracy),
+            "accuracy": dict(self.published.accuracy),
+            "aliases": list(self.aliases),
+            "representative": self.representative,
         }

@@ -18,15 +18,13 @@ Deviations:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from danlu.models import MODELS
-from danlu.models.base import Paper, Stage, Variant, VisionModel, WeightMapping
+from danlu.models.base import Learning, Paper, Published, Stage, Variant, VisionModel, WeightMapping, renamer
 
-__all__ = ["VARIANTS", "LeNet5", "from_reference", "to_reference"]
+__all__ = ["VARIANTS", "LeNet5"]
 
 
 class LeNet5(VisionModel):
@@ -86,27 +84,9 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-_NAMES = {"c1": "conv1", "c3": "conv2", "c5": "fc1", "f6": "fc2", "output": "fc3"}
-
-
-def from_reference(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename ``conv1 conv2 fc1 fc2 fc3`` into ours."""
-    back = {theirs: ours for ours, theirs in _NAMES.items()}
-    return _renamed(weights, back)
-
-
-def to_reference(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename ours into ``conv1 conv2 fc1 fc2 fc3``."""
-    return _renamed(weights, _NAMES)
-
-
-def _renamed(weights: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
-    renamed = {}
-    for key, value in weights.items():
-        layer, dot, rest = key.partition(".")
-        renamed[names.get(layer, layer) + dot + rest] = value
-    return renamed
-
+_RENAME = renamer(
+    (r"^c1\.", "conv1."), (r"^c3\.", "conv2."), (r"^c5\.", "fc1."), (r"^f6\.", "fc2."), (r"^output\.", "fc3.")
+)
 
 VARIANTS = (
     Variant(
@@ -123,11 +103,21 @@ VARIANTS = (
         classes=10,
         parameters=61_706,
         macs=416_520,
-        accuracy={"MNIST (1998 form)": 99.05, "MNIST (1998 form, distorted training pictures)": 99.2},
-        source="figure 9 and section III-B: 0.95 % and 0.8 % test error of the 1998 form",
-        mapping=WeightMapping("the usual modern LeNet-5: conv1 conv2 fc1 fc2 fc3", from_reference, to_reference),
+        published=Published(
+            parameters="61,706",
+            macs="416,520",
+            accuracy={"MNIST (1998 form)": 99.05, "MNIST (1998 form, distorted training pictures)": 99.2},
+            source="figure 9 and section III-B: 0.95 % and 0.8 % test error of the 1998 form; the closed form",
+        ),
+        mapping=WeightMapping(
+            "the modern LeNet-5 written apart, under the usual names conv1 conv2 fc1 fc2 fc3",
+            _RENAME,
+            builder="proof.references.lenet:LeNet5",
+        ),
         fixed_input=True,
         smallest=32,
+        representative=True,
+        learning=Learning(data="mnist", steps=120, rate=2e-3),
     ),
 )
 
