@@ -99,10 +99,10 @@ def analyze(
     Raises:
         InputError: an unknown name, an input the network refuses, or none given and none known.
     """
-    if isinstance(model, str) and model not in MODELS.index and Path(model).exists():
+    if isinstance(model, str) and model not in MODELS.names() and Path(model).exists():
         return _analyze_trained(open_trained(model), input, threads=threads, repeats=repeats, timed=timed)
     if isinstance(model, str):
-        name = model
+        name = MODELS.check(model)
         with torch.random.fork_rng(devices=[]):
             module: nn.Module = create_model(name)
         shape = input or (1, *MODELS.index[name]["input"])

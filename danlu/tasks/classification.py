@@ -111,19 +111,25 @@ class Classification:
         """Return what is minimised, and what is worth showing.
 
         Args:
-            model: takes ``batch.pictures`` as they are and returns logits [B, K]; for uint8 pictures this is a
-                :class:`danlu.tasks.preprocess.PictureModel`.
+            model: takes ``batch.pictures`` as they are and returns logits [B, K], or in train mode ``{"logits": …}``
+                with side outputs [B, K]; for uint8 pictures this is a :class:`danlu.tasks.preprocess.PictureModel`.
             batch: pictures whose label is :data:`NO_LABEL` count for nothing.
             draw: randomness of this step; this task needs none.
 
         Returns:
-            ``loss``: the mean smoothed cross-entropy over labelled pictures, 0 where there are none; differentiated.
+            ``loss``: the mean smoothed cross-entropy over labelled pictures, 0 where there are none, plus that of each
+            side output times the network's ``auxiliary_weight``; differentiated.
             ``cross_entropy``: the same without smoothing; ``correct`` and ``labelled``: counts. These are detached.
         """
         del draw
-        logits: Tensor = model(batch.pictures)
+        outputs = model(batch.pictures)
+        sides = dict(outputs) if isinstance(outputs, Mapping) else {"logits": outputs}
         # Half precision has too few digits for a sum over classes.
-        return self.loss_of(logits.float(), batch.targets["label"])
+        losses = self.loss_of(sides.pop("logits").float(), batch.targets["label"])
+        for side in sides.values():
+            more = self.loss_of(side.float(), batch.targets["label"])["loss"]
+            losses["loss"] = losses["loss"] + _auxiliary_weight(model) * more
+        return losses
 
     def loss_of(self, logits: Tensor, label: Tensor) -> dict[str, Tensor]:
         """Return what :meth:`loss` returns, for float32 logits [B, K] and labels [B]."""
@@ -157,6 +163,10 @@ class Classification:
     def to_record(self) -> dict[str, Any]:
         """Return the task as plain values."""
         return {"name": self.name, "classes": list(self.classes), "label_smoothing": self.label_smoothing}
+
+
+def _auxiliary_weight(model: nn.Module) -> float:
+    return next(module.auxiliary_weight for module in model.modules() if isinstance(module, VisionModel))
 
 
 class ExportModule(nn.Module):

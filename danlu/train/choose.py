@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from danlu.core.errors import InputError
+from danlu.core.log import logger
 from danlu.core.settings import apply_overrides
 from danlu.data.load import Data, PictureInfo
 from danlu.models import MODELS
@@ -17,16 +18,21 @@ __all__ = ["choose_config", "choose_model", "choose_pictures", "choose_recipe"]
 _SMALL, _FEW_CLASSES = 32, 50
 # Pictures of many sizes: 64 px keeps what most classes are told by at a quarter of the cost of 128 px.
 _FOLDER_SIDE, _SMALL_FOLDER_SIDE = 64, 32
+# Up to here a network made for photographs would see its last stages as one or two pixels.
+_SMALL_FORM = 64
 
 
-def choose_model(name: str, picture: PictureInfo, classes: int) -> tuple[str, str]:
+def choose_model(name: str, picture: PictureInfo, classes: int, picture_size: int | None = None) -> tuple[str, str]:
     """Return the model's name and why: the one asked for, or for ``auto`` one that suits the pictures.
 
+    A network made for photographs that has a form for small pictures (``resnet18`` and ``resnet18_cifar``) is trained
+    in that form on pictures of at most 64 px; ``picture_size`` is what they are brought to, where that was asked for.
+
     Raises:
-        InputError: an unknown name.
+        InputError: an unknown name, or a network that is not for classification.
     """
     if name != "auto":
-        return MODELS.check(name, "--model"), "asked for"
+        return _asked_for(name, picture, picture_size)
     size = f"{picture.height}×{picture.width} px" if picture.uniform else f"about {picture.height}×{picture.width} px"
     colour = "grey" if picture.channels == 1 else "colour"
     seen = f"{colour} pictures of {size}, {classes} classes"
@@ -40,6 +46,25 @@ def choose_model(name: str, picture: PictureInfo, classes: int) -> tuple[str, st
     if classes > _FEW_CLASSES:
         reasons.append(f"of more than {_FEW_CLASSES} classes")
     return "resnet20", f"{seen}: a residual network, because they are {' and '.join(reasons)}"
+
+
+def _asked_for(name: str, picture: PictureInfo, picture_size: int | None) -> tuple[str, str]:
+    found = MODELS.check(name, "--model")
+    task = MODELS.index[found].get("task", "classification")
+    if task != "classification":
+        raise InputError(
+            f"{found} is for {task}, and these data are trained as classification",
+            where="--model",
+            mend="choose one of `danlu models list --task classification`",
+        )
+    called = "asked for" if found == name else f"asked for as {name}"
+    side = picture_size or max(picture.height, picture.width)
+    small = f"{found}_cifar"
+    if side > _SMALL_FORM or small not in MODELS.index:
+        return found, called
+    why = f"{name} was asked for; on pictures of {side} px, at most {_SMALL_FORM}, it is trained in its small form"
+    logger.info("model %s: %s", small, why)
+    return small, why
 
 
 def choose_recipe(name: str | None, data_name: str, model: str) -> tuple[str, str]:
@@ -82,7 +107,7 @@ def choose_pictures(config: TrainConfig, data: Data, model: str) -> tuple[Prepro
     elif picture.uniform:
         size, why = (picture.height, picture.width), "the size of all pictures"
     else:
-        side = _FOLDER_SIDE if min(picture.height, picture.width) >= 48 else _SMALL_FOLDER_SIDE
+        side = _folder_side(min(picture.height, picture.width), max(facts["input"][1:]))
         size = (side, side)
         why = f"the pictures differ in size, their median is {picture.height}×{picture.width}"
     settings = choose_preprocess(
@@ -107,3 +132,11 @@ def choose_pictures(config: TrainConfig, data: Data, model: str) -> tuple[Prepro
     if settings.picture_size != size:
         why += f", brought to what {model} takes"
     return settings, f"{settings.picture_size[0]}×{settings.picture_size[1]} px: {why}"
+
+
+def _folder_side(side: int, published: int) -> int:
+    """Return what pictures of many sizes, ``side`` px in the median, are brought to for one network."""
+    if published > _SMALL_FORM and side > _SMALL_FORM:
+        # A network made for photographs: its own size, or what the pictures give in steps of its usual stride.
+        return min(published, side // 32 * 32)
+    return _FOLDER_SIDE if side >= 48 else _SMALL_FOLDER_SIDE

@@ -2,39 +2,68 @@
 
 from __future__ import annotations
 
+import fnmatch
+import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from danlu import terminal
-from danlu.core.errors import InputError
-from danlu.verbs.common import Common, Output
+from danlu.core.errors import InputError, nearest_names
+from danlu.verbs.common import Common, Flag, Output
 
 __all__ = ["analyze", "models_check", "models_list", "models_show"]
 
 
 def models_list(
+    pattern: str = "*",
+    /,
     *,
     task: str | None = None,
-    max_parameters: int | None = None,
-    max_macs: int | None = None,
-    year: int | None = None,
+    min_parameters: str | None = None,
+    max_parameters: str | None = None,
+    min_macs: str | None = None,
+    max_macs: str | None = None,
+    year: str | None = None,
+    picture_size: int | None = None,
     common: Common | None = None,
 ) -> Output:
     """List the networks.
 
     Parameters
     ----------
+    pattern
+        Only names like this, e.g. 'resnet*'.
     task
         Only those for this task.
+    min_parameters
+        Only those with at least this many parameters, e.g. 500k.
     max_parameters
-        Only those with at most this many parameters.
+        Only those with at most this many parameters, e.g. 5M.
+    min_macs
+        Only those with at least this many multiply-adds, e.g. 100M.
     max_macs
-        Only those with at most this many multiply-adds.
+        Only those with at most this many multiply-adds, e.g. 1.5G.
     year
-        Only those published in this year.
+        Only those published in this year, or in these years: 2015-2017, 2020-, -2012.
+    picture_size
+        Only those that take pictures of this height and width.
     """
     from danlu.models import MODELS
 
+    tasks = sorted({facts["task"] for facts in MODELS.index.values()})
+    if task not in (None, *tasks):
+        raise InputError(
+            f"no network is for {task!r}", where="--task", nearest=nearest_names(str(task), tasks), allowed=tasks
+        )
+    first, last = _years(year)
+    limits = {
+        "parameters": (
+            _amount(min_parameters, "--min-parameters", 0),
+            _amount(max_parameters, "--max-parameters", math.inf),
+        ),
+        "macs": (_amount(min_macs, "--min-macs", 0), _amount(max_macs, "--max-macs", math.inf)),
+    }
     rows = [
         {
             "name": name,
@@ -46,12 +75,38 @@ def models_list(
             "paper": facts["paper"],
         }
         for name, facts in sorted(MODELS.index.items())
-        if task in (None, facts["task"])
-        and (max_parameters is None or facts["parameters"] <= max_parameters)
-        and (max_macs is None or facts["macs"] <= max_macs)
-        and year in (None, facts["year"])
+        if (fnmatch.fnmatchcase(name, pattern) or any(fnmatch.fnmatchcase(one, pattern) for one in facts["aliases"]))
+        and task in (None, facts["task"])
+        and all(low <= facts[what] <= high for what, (low, high) in limits.items())
+        and first <= facts["year"] <= last
+        and _takes(facts, picture_size)
     ]
-    return Output(rows, terminal.rows(rows))
+    return Output(rows, terminal.rows(rows) if rows else "no network is like that")
+
+
+def _takes(facts: Mapping[str, Any], side: int | None) -> bool:
+    if side is None:
+        return True
+    return bool(facts["input"][1:] == [side, side] if facts["fixed_input"] else facts["smallest"] <= side)
+
+
+def _years(text: str | None) -> tuple[float, float]:
+    found = re.fullmatch(r"(\d{4})?(-)?(\d{4})?", text or "-")
+    if not found or (text and not (found[1] or found[3])) or (found[3] and not found[2]):
+        raise InputError(f"--year {text!r}", allowed=["2015", "2015-2017", "2020-", "-2012"])
+    first = int(found[1]) if found[1] else -math.inf
+    last = int(found[3]) if found[3] else (math.inf if found[2] else first)
+    return first, last
+
+
+def _amount(text: str | None, option: str, default: float) -> float:
+    """Return 5000000.0 for ``5M``."""
+    if text is None:
+        return default
+    found = re.fullmatch(r"(\d[\d_,]*(?:\.\d+)?) ?([kKmMgG]?)", text.strip())
+    if not found:
+        raise InputError(f"{option} {text!r} is no number", allowed=["a number such as 250000, 500k, 5M or 1.5G"])
+    return float(found[1].replace(",", "").replace("_", "")) * {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}[found[2].lower()]
 
 
 def models_show(name: str, /, *, common: Common | None = None) -> Output:
@@ -68,17 +123,20 @@ def models_show(name: str, /, *, common: Common | None = None) -> Output:
     return Output(card, _card(card))
 
 
-def models_check(*names: str, common: Common | None = None) -> Output:
-    """Prove networks: counts against the paper, stage shapes, gradients, batch independence, ONNX.
+def models_check(*names: str, counts: Flag = False, common: Common | None = None) -> Output:
+    """Prove networks: counts against the paper, shapes, gradients, parity with an independent implementation, that
+    they learn, ONNX.
 
     Parameters
     ----------
     names
-        The networks; all when none is given.
+        The networks; all when none is given, which takes an hour.
+    counts
+        Only what needs no computation: parameters, multiply-adds, stages, names of weights.
     """
-    from danlu.proof import check_models
+    from danlu.proof import CHECKS, COUNTS, check_models
 
-    rows = check_models(list(names))
+    rows = check_models(list(names), skip=set(CHECKS) - set(COUNTS) if counts else ())
     failed = [row for row in rows if not row["ok"]]
     shown = [
         {
@@ -87,11 +145,24 @@ def models_check(*names: str, common: Common | None = None) -> Output:
             "checks": f"{sum(why == 'ok' for why in row['checks'].values())} of {len(row['checks'])}",
             "parameters": row["parameters"],
             "macs": row["macs"],
+            "parity": _measured(row, "parity"),
+            "learns": _measured(row, "learns"),
             "why not": row["why"] or "–",
         }
         for row in rows
     ]
     return Output(rows, terminal.rows(shown), exit_code=1 if failed else 0)
+
+
+def _measured(row: Mapping[str, Any], what: str) -> str:
+    measured = row["measured"].get(what)
+    if measured is None:
+        return "–"
+    if "skipped" in measured:
+        return str(measured["skipped"])
+    if what == "learns":
+        return f"{100 * measured['accuracy']:.1f} % in {measured['steps']} steps"
+    return f"{max(measured['eval'], measured['train']):.1e} to {measured['reference']}"
 
 
 def analyze(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from danlu.core.errors import InputError
 from danlu.metrics.cross_entropy import cross_entropies, log_softmax
@@ -131,3 +134,30 @@ def test_export_module(name: str) -> None:
         assert torch.equal(outputs["probabilities"], outputs["logits"].softmax(1))
         for stage, features in network.features(preprocess(array)).items():
             assert torch.equal(outputs[f"stage.{stage}"], features)
+
+
+class TwoSides(nn.Module):
+    """Stands for a network with auxiliary heads: side outputs in train mode only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = create_model("lenet5")
+        self.network.auxiliary_weight = 0.3
+
+    def forward(self, x: Tensor) -> Any:
+        logits = x.flatten(1)[:, :10].float()
+        return {"logits": logits, "aux1": 2 * logits, "aux2": -logits} if self.training else logits
+
+
+def test_side_outputs_count_by_their_weight() -> None:
+    task = Classification([str(number) for number in range(10)], label_smoothing=0.1)
+    pictures = np.random.default_rng(0).integers(0, 9, (4, 4, 4, 1), dtype=np.uint8)
+    batch = task.collate(pictures, np.array([0, 3, NO_LABEL, 9]), list("abcd"))
+    model = TwoSides()
+    logits = batch.pictures.flatten(1)[:, :10].float()
+    alone = [task.loss_of(one, batch.targets["label"])["loss"] for one in (logits, 2 * logits, -logits)]
+    trained, evaluated = task.loss(model.train(), batch), task.loss(model.eval(), batch)
+    assert torch.allclose(trained["loss"], alone[0] + 0.3 * (alone[1] + alone[2]))
+    assert torch.equal(evaluated["loss"], alone[0])
+    assert torch.equal(trained["cross_entropy"], evaluated["cross_entropy"])
+    assert trained["correct"] == evaluated["correct"]

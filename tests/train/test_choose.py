@@ -35,6 +35,22 @@ def test_the_model_by_the_pictures(picture: PictureInfo, classes: int, model: st
     assert choose_model("resnet20", picture, classes) == ("resnet20", "asked for")
 
 
+def test_small_pictures_get_the_small_form(caplog: pytest.LogCaptureFixture) -> None:
+    small, large = PictureInfo(32, 64, 3, True), PictureInfo(65, 40, 3, False)
+    with caplog.at_level("INFO", logger="danlu"):
+        name, why = choose_model("resnet18", small, 10)
+    assert name == "resnet18_cifar"
+    assert why == "resnet18 was asked for; on pictures of 64 px, at most 64, it is trained in its small form"
+    assert why in caplog.text
+    assert choose_model("resnet18", large, 10) == ("resnet18", "asked for")
+    assert choose_model("resnet18", small, 10, picture_size=224) == ("resnet18", "asked for")
+    assert choose_model("resnet18", large, 10, picture_size=64)[0] == "resnet18_cifar"
+    assert choose_model("resnet18_cifar", large, 10) == ("resnet18_cifar", "asked for")
+    assert choose_model("mobilenetv2", large, 10) == ("mobilenet_v2", "asked for as mobilenetv2")
+    with pytest.raises(InputError, match="facenet_nn2 is for embedding"):
+        choose_model("facenet_nn2", large, 10)
+
+
 def test_the_recipe_by_data_and_model() -> None:
     assert choose_recipe(None, "digits", "lenet5")[0] == "digits-lenet5"
     assert choose_recipe(None, "digits", "resnet20")[0] == "default"
@@ -55,6 +71,8 @@ def test_the_recipe_by_data_and_model() -> None:
         (PictureInfo(300, 200, 3, True), None, "resnet20", (64, 64), "brought to what resnet20 takes"),
         (PictureInfo(300, 200, 3, False), 96, "resnet20", (96, 96), "asked for"),
         (PictureInfo(8, 8, 1, True), 16, "lenet5", (16, 16), "asked for"),
+        (PictureInfo(300, 200, 3, False), None, "resnet18", (192, 192), "their median is 300×200"),
+        (PictureInfo(900, 700, 3, False), None, "resnet18", (224, 224), "their median is 900×700"),
     ],
 )
 def test_the_picture_size(
