@@ -39,7 +39,8 @@ test: setup-test
 data: setup
 	for name in mnist fashion-mnist cifar10; do $(BIN)/danlu data get $$name || exit; done
 
-proof: setup-test
+proof: setup-test data
+	OMP_NUM_THREADS=1 $(BIN)/python -m proof --every 0/2 & OMP_NUM_THREADS=1 $(BIN)/python -m proof --every 1/2; wait
 	$(BIN)/python -m proof
 
 bench: setup data

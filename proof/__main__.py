@@ -1,8 +1,9 @@
 """Prove every variant of every network: ``make proof``, or ``python -m proof [NAME…]`` for some.
 
-Rows whose source has not changed since are kept, ``--all`` proves them again. Each row goes into ``proof/models.json``
-as soon as it is proven, with the hash of the source it proves; what a user's ``models show`` needs of it goes into the
-package. ``tests/test_recorded_proofs.py`` says which rows are stale.
+Rows whose source has not changed since are kept, ``--all`` proves them again, ``--every 0/2`` takes every second one
+(for two processes side by side). Each row goes into ``proof/models.json`` as soon as it is proven, with the hash of the
+source it proves; what ``models show`` needs of it goes into the package. ``tests/test_recorded_proofs.py`` says
+which rows are stale.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import filelock
 
 from danlu.core.environment import describe_environment
 from danlu.core.files import read_json, sha256_bytes, write_json
@@ -82,11 +85,19 @@ def shipped(rows: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def save(rows: dict[str, Any]) -> None:
-    """Write both records; rows of networks that are gone are dropped."""
-    rows = {name: rows[name] for name in sorted(rows) if name in MODELS.index}
-    write_json(RESULTS, {"schema": 1, "environment": describe_environment(), "rows": rows})
-    write_json(SHIPPED, shipped(rows))
+def save(new: dict[str, Any]) -> None:
+    """Add rows to both records; rows of networks that are gone are dropped."""
+    with filelock.FileLock(RESULTS.with_suffix(".lock")):
+        rows = {**recorded(), **new}
+        rows = {name: rows[name] for name in sorted(rows) if name in MODELS.index}
+        write_json(RESULTS, {"schema": 1, "environment": describe_environment(), "rows": rows})
+        write_json(SHIPPED, shipped(rows))
+
+
+def is_proven(name: str) -> bool:
+    """Return whether the recorded row of a variant holds for today's source."""
+    row = recorded().get(name)
+    return row is not None and row["ok"] and row["source_hash"] == source_hash(name)
 
 
 def main(words: list[str]) -> None:
@@ -95,13 +106,13 @@ def main(words: list[str]) -> None:
     from danlu.proof import check_variant
     from proof import page
 
+    begin, step = 0, 1
+    if "--every" in words:
+        at = words.index("--every")
+        begin, step = map(int, words[at + 1].split("/"))
+        words = words[:at] + words[at + 2 :]
     names = [MODELS.check(word) for word in words if word != "--all"] or list_models()
-    rows = recorded()
-    stale = [
-        name
-        for name in names
-        if "--all" in words or not rows.get(name, {}).get("ok") or rows[name]["source_hash"] != source_hash(name)
-    ]
+    stale = [name for name in names if "--all" in words or not is_proven(name)][begin::step]
     failed = []
     with progress("prove", len(stale), "models") as advance:
         for done, name in enumerate(stale):
@@ -111,10 +122,9 @@ def main(words: list[str]) -> None:
             skipped = [what for what, found in row["measured"].items() if "skipped" in found]
             if not row["ok"] or skipped:
                 failed.append(f"{name}: {row['why'] or 'not at hand for ' + ', '.join(skipped)}")
-            rows = {**recorded(), name: {**row, "source_hash": before}}
-            save(rows)
+            save({name: {**row, "source_hash": before}})
         advance(len(stale), "")
-    save(rows)
+    save({})
     page.main()
     if failed:
         sys.exit("not proven:\n" + "\n".join(failed))

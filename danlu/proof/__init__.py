@@ -16,13 +16,22 @@ import torch
 
 from danlu.analyze.counting import stage_shapes
 from danlu.core.errors import CheckFailed
-from danlu.core.files import sha256_file
+from danlu.core.files import read_json, sha256_file
 from danlu.core.log import progress
 from danlu.models import MODELS, list_models
 from danlu.models.base import Variant, VisionModel
 from danlu.proof.checks import CHECKS, COUNTS, randomise, read_docstring
 
-__all__ = ["CHECKS", "COUNTS", "check_models", "check_variant", "model_card", "randomise", "read_docstring"]
+__all__ = [
+    "CHECKS",
+    "COUNTS",
+    "check_models",
+    "check_variant",
+    "model_card",
+    "randomise",
+    "read_docstring",
+    "recorded_proofs",
+]
 
 
 def check_models(names: Iterable[str] | None = None, *, skip: Iterable[str] = ()) -> list[dict[str, Any]]:
@@ -104,7 +113,8 @@ def model_card(name: str) -> dict[str, Any]:
     Returns:
         ``name title authors year link new table deviations`` (a list) from the docstring; ``task input fixed_input
         smallest classes parameters macs published accuracy source unverified reference aliases`` from the variant;
-        ``summary`` the docstring's first line; ``stages`` with ``name channels stride output``.
+        ``summary`` the docstring's first line; ``stages`` with ``name channels stride output``; ``measured`` what the
+        recorded proof found (None where it is not recorded): parity, learning, ONNX.
 
     Raises:
         InputError: an unknown name.
@@ -136,5 +146,13 @@ def model_card(name: str) -> dict[str, Any]:
         "source": published.source,
         "unverified": list(published.unverified),
         "reference": variant.mapping.reference if variant.mapping else variant.oracle,
+        "measured": recorded_proofs().get(variant.name),
         "stages": _stage_rows(variant),
     }
+
+
+def recorded_proofs() -> dict[str, Any]:
+    """Return what ``make proof`` found, by variant: ``ok``, ``parity``, ``learns``, ``onnx``."""
+    path = Path(__file__).with_name("recorded.json")
+    rows: dict[str, Any] = read_json(path)["rows"] if path.exists() else {}
+    return rows

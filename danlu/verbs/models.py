@@ -206,10 +206,42 @@ def _shape(text: str) -> tuple[int, ...]:
 
 
 def _card(card: Mapping[str, Any]) -> str:
+    def published(what: str) -> str:
+        return str(card["published"][what]) + (" (unverified)" if what in card["unverified"] else "")
+
+    accuracy = ", ".join(f"{data} {value:g} %" for data, value in card["accuracy"].items()) or "none published"
+    size = "×".join(map(str, card["input"]))
+    accepted = "this size only" if card["fixed_input"] else f"{card['smallest']}×{card['smallest']} and larger"
+    facts = {
+        "name": ", ".join([card["name"], *card["aliases"]]),
+        "paper": f"{card['title']} ({card['authors']}, {card['year']})",
+        "link": card["link"],
+        "what was new": card["new"],
+        "task": card["task"],
+        "pictures": f"{size} ({accepted})",
+        "classes": f"{card['classes']:,}",
+        "parameters": f"{card['parameters']:,}; published: {published('parameters')}",
+        "multiply-adds": f"{card['macs']:,}; published: {published('macs')}",
+        "published accuracy": accuracy + (" (unverified)" if "accuracy" in card["unverified"] else ""),
+        "source": card["source"],
+        "tables": card["table"],
+        **_proofs(card),
+    }
     stages = [{**stage, "output": "×".join(map(str, stage["output"][1:]))} for stage in card["stages"]]
-    plain = {key: value for key, value in card.items() if key not in ("stages", "deviations", "input")}
-    plain = {**plain, "input": "×".join(map(str, card["input"])), "year": str(card["year"])}
-    lines = [terminal.pairs({key: terminal.flat(value) for key, value in plain.items()}, width=None)]
+    lines = [card["summary"], "", terminal.pairs(facts, width=None)]
     lines += ["", "deviations from the paper"]
     lines += [f"  {line}" for line in card["deviations"]] or ["  none"]
     return "\n".join([*lines, "", "stages", terminal.rows(stages)])
+
+
+def _proofs(card: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the recorded proof measured, in words."""
+    row = {"measured": {what: value for what, value in (card["measured"] or {}).items() if what != "ok" and value}}
+    if not row["measured"]:
+        return {"compared with": card["reference"], "proof": "not recorded"}
+    learnt, onnx = row["measured"]["learns"], row["measured"]["onnx"]
+    return {
+        "parity": _measured(row, "parity") if "parity" in row["measured"] else card["reference"],
+        "learns": f"{_measured(row, 'learns')} of {learnt['data']} at {learnt['size']} px",
+        "ONNX": f"{onnx['error']:.1e} at batch sizes {', '.join(map(str, onnx['batches']))}",
+    }
