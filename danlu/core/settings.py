@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -27,9 +27,10 @@ def _field_names(settings: type[BaseModel], prefix: str = "") -> list[str]:
     names: list[str] = []
     for name, field in settings.model_fields.items():
         names.append(prefix + name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            names.extend(_field_names(field.annotation, f"{prefix}{name}."))
-    return names
+        for one in (field.annotation, *get_args(field.annotation)):
+            if isinstance(one, type) and issubclass(one, BaseModel):
+                names.extend(_field_names(one, f"{prefix}{name}."))
+    return list(dict.fromkeys(names))
 
 
 def make_settings(settings: type[S], values: Mapping[str, Any], where: str) -> S:
@@ -47,14 +48,31 @@ def make_settings(settings: type[S], values: Mapping[str, Any], where: str) -> S
         return settings.model_validate(dict(values))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key = _key(first["loc"], values)
         if first["type"] == "extra_forbidden":
             names = _field_names(settings)
             raise InputError(
                 f"unknown key {key!r}", where=where, nearest=nearest_names(key, names), allowed=names
             ) from None
+        if first["type"] == "union_tag_invalid":
+            tag, tags = str(first["ctx"]["tag"]), re.findall(r"'([^']+)'", first["ctx"]["expected_tags"])
+            what = f"{key}.name = {tag!r} is not known"
+            raise InputError(what, where=where, nearest=nearest_names(tag, tags), allowed=tags) from None
         message = first["msg"][0].lower() + first["msg"][1:]
         raise InputError(f"{key or 'settings'} = {first['input']!r}: {message}", where=where) from None
+
+
+def _key(location: tuple[int | str, ...], values: Mapping[str, Any]) -> str:
+    """Return the dotted key of an error; what only says which of several classes was tried is left out."""
+    parts: list[str] = []
+    at: Any = values
+    for part in location:
+        if isinstance(at, Mapping) and part not in at and part == at.get("name"):
+            continue
+        parts.append(str(part))
+        inside = isinstance(at, Mapping) or (isinstance(at, list | tuple) and isinstance(part, int) and part < len(at))
+        at = (at.get(part) if isinstance(at, Mapping) else at[part]) if inside else None
+    return ".".join(parts)
 
 
 def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
@@ -83,9 +101,13 @@ def _plain(text: str) -> Any:
 
 
 def apply_overrides(settings: S, overrides: Mapping[str, Any], where: str = "--set") -> S:
-    """Return ``settings`` with dotted keys replaced (``optimizer.lr``); the settings given stay as they are."""
+    """Return ``settings`` with dotted keys replaced (``optimizer.lr``); the settings given stay as they are.
+
+    A section that has a name starts from the defaults of another one when its name is changed (``optimizer.name``),
+    before its other keys are replaced.
+    """
     document = settings.model_dump()
-    for key, value in overrides.items():
+    for key, value in sorted(overrides.items(), key=lambda item: not item[0].endswith(".name")):
         target = document
         *parents, last = key.split(".")
         for part in parents:
@@ -93,6 +115,8 @@ def apply_overrides(settings: S, overrides: Mapping[str, Any], where: str = "--s
                 names = _field_names(type(settings))
                 raise InputError(f"unknown key {key!r}", where=where, nearest=nearest_names(key, names), allowed=names)
             target = target[part]
+        if parents and last == "name" and target.get("name") != value:
+            target.clear()
         target[last] = value
     return make_settings(type(settings), document, where)
 

@@ -31,7 +31,7 @@ from danlu.tasks.classification import Batch, Classification
 from danlu.tasks.preprocess import PictureModel
 from danlu.train.checkpoint import Checkpoint, Checkpoints
 from danlu.train.ema import MovingAverage
-from danlu.train.optimizers import Sgd
+from danlu.train.optimizers import Optimizer
 from danlu.train.precision import autocast
 from danlu.train.schedule import learning_rate
 from danlu.train.settings import TrainConfig
@@ -101,7 +101,7 @@ class Training:
     seed: int
     task: Classification
     model: PictureModel
-    optimizer: Sgd
+    optimizer: Optimizer[Any]
     device: torch.device
     precision: str
     chain: Chain
@@ -156,7 +156,9 @@ class Training:
         last_saved = begin = time.monotonic()
         seconds_before = state.train_seconds
         for indices, pictures in self.train.batches(parts):
-            lr = learning_rate(state.step, self.total_steps, self.config.optimizer.lr, self.config.schedule)
+            lr = learning_rate(
+                state.step, self.total_steps, self.config.optimizer.lr, self.config.schedule, self.config.epochs
+            )
             batch = self.make_batch(indices, pictures, state.epoch)
             losses = self.do_step(batch, lr, state.step)
             state.step += 1
@@ -231,7 +233,9 @@ class Training:
             step=state.step,
             train=Tally(state.sums).means(),
             validation=validation,
-            lr=learning_rate(state.step - 1, self.total_steps, self.config.optimizer.lr, self.config.schedule),
+            lr=learning_rate(
+                state.step - 1, self.total_steps, self.config.optimizer.lr, self.config.schedule, self.config.epochs
+            ),
             seconds=state.epoch_seconds,
             pictures_per_second=pictures / max(state.train_seconds, 1e-9),
         )

@@ -1,4 +1,4 @@
-"""Optimisers: which parameters decay, one fused kernel a step, and a state of named tensors for a checkpoint.
+"""Optimisers: which parameters decay, torch's kernels where it has them, a state of named tensors for a checkpoint.
 
 They are classes of their own over torch's functional kernels: making a ``torch.optim.Optimizer`` imports the compiler,
 which costs seconds that a short run does not have, and its state is keyed by position instead of by name.
@@ -6,60 +6,104 @@ which costs seconds that a short run does not have, and its state is keyed by po
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adadelta import adadelta
+from torch.optim.adagrad import adagrad
+from torch.optim.adam import adam
+from torch.optim.rmsprop import rmsprop
 from torch.optim.sgd import sgd
 
 from danlu.core.errors import InputError
-from danlu.train.settings import OptimizerSettings
+from danlu.train.optimizer_settings import (
+    AdadeltaSettings,
+    AdagradSettings,
+    AdamSettings,
+    AdamWSettings,
+    CommonSettings,
+    LambSettings,
+    LarsSettings,
+    MuonSettings,
+    OptimizerSettings,
+    RmsPropSettings,
+    SgdSettings,
+)
 
-__all__ = ["Sgd", "make_optimizer"]
+__all__ = [
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "Lamb",
+    "Lars",
+    "Muon",
+    "Optimizer",
+    "RmsProp",
+    "Sgd",
+    "make_optimizer",
+    "orthogonal",
+]
 
 # Where torch has one kernel for the whole update instead of one small operation a parameter.
 _FUSED = ("cpu", "cuda")
+S = TypeVar("S", bound=CommonSettings)
 
 
-class Sgd:
-    """Stochastic gradient descent with momentum; biases and norms (one dimension or none) do not decay.
-
-    The update is torch's: ``g += decay·p; b = momentum·b + g; p -= lr·(g + momentum·b)`` in Nesterov's form.
+class Optimizer(ABC, Generic[S]):
+    """Moves named parameters along their gradients; biases and norms (one dimension or none) do not decay.
 
     Args:
         parameters: name -> parameter.
-        settings: momentum and decay; the learning rate comes with each step.
+        settings: everything but the learning rate, which comes with each step.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], settings: OptimizerSettings) -> None:
-        self.settings = settings
+    # Names of the tensors kept for each parameter, in its shape, and whether its steps are counted.
+    kept: ClassVar[tuple[str, ...]] = ()
+    counted: ClassVar[bool] = False
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], settings: S) -> None:
+        self.settings: S = settings
         self.parameters = dict(parameters)
-        # As many zeros as the momentum of the first step needs: 0·momentum + g = g.
-        self.momentum: dict[str, Tensor] = (
-            {name: torch.zeros_like(p, memory_format=torch.preserve_format) for name, p in self.parameters.items()}
-            if settings.momentum
-            else {}
-        )
+        self.slots = {
+            slot: {n: torch.zeros_like(p, memory_format=torch.preserve_format) for n, p in self.parameters.items()}
+            for slot in self.slots_kept()
+        }
+        # Steps done, as the kernels want it: one float a parameter.
+        self.counts = {name: torch.zeros((), dtype=torch.float32) for name in self.parameters} if self.counted else {}
         self.fused = {p.device.type for p in self.parameters.values()} <= set(_FUSED)
+
+    def slots_kept(self) -> tuple[str, ...]:
+        """Return the names of what is kept for each parameter."""
+        return self.kept
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
         """Move every parameter that has a gradient."""
-        for decay, chosen in ((self.settings.weight_decay, True), (0.0, False)):
-            names = [n for n, p in self.parameters.items() if p.grad is not None and (p.dim() > 1) == chosen]
-            sgd(
-                [self.parameters[name] for name in names],
-                [grad for name in names if (grad := self.parameters[name].grad) is not None],
-                [self.momentum.get(name) for name in names],
-                foreach=not self.fused,
-                fused=self.fused,
-                weight_decay=decay,
-                momentum=self.settings.momentum,
-                lr=lr,
-                dampening=0.0,
-                nesterov=self.settings.nesterov,
-                maximize=False,
-            )
+        for decay, matrices in ((self.settings.weight_decay, True), (0.0, False)):
+            names = [n for n, p in self.parameters.items() if p.grad is not None and (p.dim() > 1) == matrices]
+            if names:
+                self.update(names, lr, decay)
+
+    @abstractmethod
+    def update(self, names: list[str], lr: float, decay: float) -> None:
+        """Move the parameters called ``names``, which all have gradients."""
+
+    def tensors(self, names: list[str]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the parameters and gradients of ``names``."""
+        gradients = [gradient for name in names if (gradient := self.parameters[name].grad) is not None]
+        return [self.parameters[name].data for name in names], gradients
+
+    def slot(self, slot: str, names: list[str]) -> list[Tensor]:
+        """Return what is kept under ``slot`` for ``names``; empty where it is not kept."""
+        return [self.slots[slot][name] for name in names] if slot in self.slots else []
+
+    def count(self, names: list[str]) -> list[Tensor]:
+        """Return the steps done by each of ``names``; the kernels add one."""
+        return [self.counts[name] for name in names]
 
     def forget_gradients(self) -> None:
         """Drop all gradients, so that the next backward pass writes instead of adding."""
@@ -68,7 +112,8 @@ class Sgd:
 
     def state(self) -> dict[str, Tensor]:
         """Return the state as named tensors, not copied."""
-        return {f"momentum/{name}": value for name, value in self.momentum.items()}
+        kept = {f"{slot}/{name}": value for slot, values in self.slots.items() for name, value in values.items()}
+        return kept | {f"steps/{name}": value for name, value in self.counts.items()}
 
     def load(self, state: Mapping[str, Tensor], where: str) -> None:
         """Put what :meth:`state` returned back, in each parameter's own memory layout.
@@ -86,7 +131,230 @@ class Sgd:
             value.copy_(state[name])
 
 
-def make_optimizer(network: nn.Module, parameters: Sequence[nn.Parameter], settings: OptimizerSettings) -> Sgd:
+class Sgd(Optimizer[SgdSettings]):
+    """``g += decay·p; b = momentum·b + g; p -= lr·(g + momentum·b)`` in Nesterov's form."""
+
+    def slots_kept(self) -> tuple[str, ...]:
+        """Keep the momentum, if there is any: as many zeros as its first step needs, 0·momentum + g = g."""
+        return ("momentum",) if self.settings.momentum else ()
+
+    def update(self, names: list[str], lr: float, decay: float) -> None:
+        """Move the parameters called ``names``."""
+        parameters, gradients = self.tensors(names)
+        sgd(
+            parameters,
+            gradients,
+            list(self.slot("momentum", names)) or [None] * len(names),
+            foreach=not self.fused,
+            fused=self.fused,
+            weight_decay=decay,
+            momentum=self.settings.momentum,
+            lr=lr,
+            dampening=0.0,
+            nesterov=self.settings.nesterov,
+            maximize=False,
+        )
+
+
+class Lars(Optimizer[LarsSettings]):
+    """``v = momentum·v + lr·η·|p| / (|g| + decay·|p|) · (g + decay·p); p -= v``, layer by layer (equation 6)."""
+
+    kept = ("momentum",)
+
+    def update(self, names: list[str], lr: float, decay: float) -> None:
+        """Move the parameters called ``names``; biases and norms by plain momentum."""
+        for name, parameter, gradient in zip(names, *self.tensors(names), strict=True):
+            rate = torch.tensor(lr, device=parameter.device)
+            if parameter.dim() > 1:
+                size, slope = parameter.norm(), gradient.norm()
+                scaled = lr * self.settings.trust * size / (slope + decay * size)
+                rate = torch.where((size > 0) & (slope > 0), scaled, rate)
+            velocity = self.slots["momentum"][name]
+            velocity.mul_(self.settings.momentum).add_(rate * (gradient + decay * parameter))
+            parameter.sub_(velocity)
+
+
+class Adagrad(Optimizer[AdagradSettings]):
+    """``s += g²; p -= lr·g / (√s + eps)``."""
+
+    kept = ("squares",)
+    counted = True
+
+    def update(self, names: list[str], lr: float, decay: float) -> None:
+        """Move the parameters called ``names``."""
+        adagrad(
+            *self.tensors(names),
+            self.slot("squares", names),
+            self.count(names),
+            foreach=True,
+            lr=lr,
+            weight_decay=decay,
+            lr_decay=0.0,
+            eps=self.settings.eps,
+            maximize=False,
+        )
+
+
+class Adadelta(Optimizer[AdadeltaSettings]):
+    """``s = ρs + (1-ρ)g²; d = g·√(u + eps) / √(s + eps); u = ρu + (1-ρ)d²; p -= lr·d``."""
+
+    kept = ("squares", "deltas")
+    counted = True
+
+    def update(self, names: list[str], lr: float, decay: float) -> None:
+        """Move the parameters called ``names``."""
+        adadelta(
+            *self.tensors(names),
+            self.slot("squares", names),
+            self.slot("deltas", names),
+            self.count(names),
+            foreach=True,
+            lr=lr,
+            rho=self.settings.rho,
+            eps=self.settings.eps,
+            weight_decay=decay,
+            maximize=False,
+        )
+
+
+class RmsProp(Optimizer[RmsPropSettings]):
+    """``s = αs + (1-α)g²; p -= lr·g / (√s + eps)``, optionally centred and with momentum."""
+
+    counted = True
+
+    def slots_kept(self) -> tuple[str, ...]:
+        """Keep the squares, and what centring and momentum need."""
+        centred = ("means",) if self.settings.centered else ()
+        return ("squares", *centred, *(("momentum",) if self.settings.momentum else ()))
+
+    def update(self, names: list[str], lr: float, decay: float) -> None:
+        """Move the parameters called ``names``."""
+        rmsprop(
+            *self.tensors(names),
+            self.slot("squares", names),
+            self.slot("means", names),
+            self.slot("momentum", names),
+            self.count(names),
+            foreach=True,
+            lr=lr,
+            alpha=self.settings.alpha,
+            eps=self.settings.eps,
+            weight_decay=decay,
+            momentum=self.settings.momentum,
+            centered=self.settings.centered,
+        )
+
+
+class Adam(Optimizer[AdamSettings]):
+    """Adam; with :class:`AdamWSettings` its decay is decoupled."""
+
+    kept = ("means", "squares")
+    counted = True
+
+    def update(self, names: list[str], lr: float, decay: float) -> None:
+        """Move the parameters called ``names``."""
+        adam(
+            *self.tensors(names),
+            self.slot("means", names),
+            self.slot("squares", names),
+            [],
+            self.count(names),
+            foreach=not self.fused,
+            fused=self.fused,
+            decoupled_weight_decay=isinstance(self.settings, AdamWSettings),
+            amsgrad=False,
+            beta1=self.settings.beta1,
+            beta2=self.settings.beta2,
+            lr=lr,
+            weight_decay=decay,
+            eps=self.settings.eps,
+            maximize=False,
+        )
+
+
+class Lamb(Optimizer[LambSettings]):
+    """Adam's corrected update plus decay, scaled by |p| / |update| layer by layer (algorithm 2)."""
+
+    kept = ("means", "squares")
+    counted = True
+
+    def update(self, names: list[str], lr: float, decay: float) -> None:
+        """Move the parameters called ``names``; biases and norms are not scaled."""
+        beta1, beta2 = self.settings.beta1, self.settings.beta2
+        for name, parameter, gradient in zip(names, *self.tensors(names), strict=True):
+            mean, square, count = self.slots["means"][name], self.slots["squares"][name], self.counts[name]
+            count.add_(1)
+            done = float(count)
+            mean.lerp_(gradient, 1 - beta1)
+            square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+            root = (square / (1 - beta2**done)).sqrt_().add_(self.settings.eps)
+            update = mean / (1 - beta1**done) / root + decay * parameter
+            if parameter.dim() > 1:
+                size, length = parameter.norm(), update.norm()
+                update = update * torch.where((size > 0) & (length > 0), size / length, torch.ones_like(size))
+            parameter.sub_(lr * update)
+
+
+class Muon(Optimizer[MuonSettings]):
+    """Nesterov momentum, made orthogonal, for matrices and kernels; SGD for the rest.
+
+    The first kernel and the last matrix in the order of the network are of the rest, as are biases and norms.
+    """
+
+    kept = ("momentum",)
+
+    def update(self, names: list[str], lr: float, decay: float) -> None:
+        """Move the parameters called ``names``."""
+        large = [name for name, parameter in self.parameters.items() if parameter.dim() > 1]
+        ends = {large[0], large[-1]} if large else set()
+        momentum = self.settings.momentum
+        for name, parameter, gradient in zip(names, *self.tensors(names), strict=True):
+            velocity = self.slots["momentum"][name]
+            velocity.mul_(momentum).add_(gradient)
+            update = gradient.add(velocity, alpha=momentum)
+            if parameter.dim() < 2 or name in ends:
+                parameter.mul_(1 - lr * self.settings.rest_lr * decay).sub_(lr * self.settings.rest_lr * update)
+                continue
+            rows = parameter.flatten(1)
+            # A random matrix with orthogonal rows has entries of this size: the step is lr in the usual units.
+            scale = math.sqrt(max(1.0, rows.shape[0] / rows.shape[1]))
+            direction = orthogonal(update.flatten(1), self.settings.iterations).view_as(parameter)
+            parameter.mul_(1 - lr * decay).sub_(lr * scale * direction)
+
+
+def orthogonal(matrix: Tensor, iterations: int) -> Tensor:
+    """Return about U Vᵀ of ``matrix`` [m, n] = U S Vᵀ, by Newton-Schulz iterations of fifth order.
+
+    The coefficients are those of Jordan et al. 2024: they end with singular values of about 0.7 to 1.2 instead of 1, in
+    fewer iterations.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrix / (matrix.norm() + 1e-7)
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    for _ in range(iterations):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    direction: Tensor = x.T if tall else x
+    return direction
+
+
+_KINDS: dict[type, type[Optimizer[Any]]] = {
+    SgdSettings: Sgd,
+    LarsSettings: Lars,
+    AdagradSettings: Adagrad,
+    AdadeltaSettings: Adadelta,
+    RmsPropSettings: RmsProp,
+    AdamSettings: Adam,
+    AdamWSettings: Adam,
+    LambSettings: Lamb,
+    MuonSettings: Muon,
+}
+
+
+def make_optimizer(
+    network: nn.Module, parameters: Sequence[nn.Parameter], settings: OptimizerSettings
+) -> Optimizer[Any]:
     """Return the optimiser that ``settings`` name over some of the network's parameters."""
     chosen = set(parameters)
-    return Sgd({name: p for name, p in network.named_parameters() if p in chosen}, settings)
+    return _KINDS[type(settings)]({name: p for name, p in network.named_parameters() if p in chosen}, settings)

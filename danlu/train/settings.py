@@ -4,47 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from danlu.core.settings import Settings
+from danlu.train.optimizer_settings import OptimizerSettings, SgdSettings
+from danlu.train.schedule import CosineSettings, ScheduleSettings
 
-__all__ = ["OptimizerSettings", "ScheduleSettings", "TrainConfig"]
-
-
-class OptimizerSettings(Settings):
-    """Stochastic gradient descent with momentum.
-
-    Attributes:
-        lr: the peak learning rate.
-        momentum: share of the last update that is kept.
-        nesterov: Nesterov's form of momentum.
-        weight_decay: pulls weights to zero; not applied to biases and norms.
-    """
-
-    name: Literal["sgd"] = "sgd"
-    lr: float = Field(default=0.1, gt=0.0)
-    momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
-    nesterov: bool = True
-    weight_decay: float = Field(default=5e-4, ge=0.0)
-
-    @model_validator(mode="after")
-    def _agree(self) -> OptimizerSettings:
-        if self.nesterov and self.momentum == 0.0:
-            raise ValueError("nesterov needs a momentum above 0")
-        return self
-
-
-class ScheduleSettings(Settings):
-    """The learning rate over the steps: a linear rise, then half a cosine down.
-
-    Attributes:
-        warmup: share of all steps that rise.
-        final: learning rate at the end, as a share of the peak.
-    """
-
-    name: Literal["cosine"] = "cosine"
-    warmup: float = Field(default=0.1, ge=0.0, lt=1.0)
-    final: float = Field(default=0.0, ge=0.0, le=1.0)
+__all__ = ["TrainConfig"]
 
 
 class TrainConfig(Settings):
@@ -53,8 +19,8 @@ class TrainConfig(Settings):
     Attributes:
         epochs: passes over the training split; of each, what does not fill a last batch is left for another epoch.
         batch_size: pictures a step.
-        optimizer: see :class:`OptimizerSettings`.
-        schedule: see :class:`ScheduleSettings`.
+        optimizer: one of :mod:`danlu.train.optimizer_settings`; changing its name starts from that one's defaults.
+        schedule: one of :mod:`danlu.train.schedule`; likewise.
         label_smoothing: share of the target spread over all classes.
         augment: augmentations in order, each ``{"name": NAME, setting: value, …}``.
         precision: ``bf16`` computes convolutions and matrix products in bfloat16; ``auto`` does so where the processor
@@ -70,8 +36,8 @@ class TrainConfig(Settings):
 
     epochs: int = Field(default=20, ge=1, le=100_000)
     batch_size: int = Field(default=128, ge=1, le=1_000_000)
-    optimizer: OptimizerSettings = OptimizerSettings()
-    schedule: ScheduleSettings = ScheduleSettings()
+    optimizer: OptimizerSettings = SgdSettings()
+    schedule: ScheduleSettings = CosineSettings()
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     augment: tuple[dict[str, Any], ...] = ()
     precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from danlu.core.errors import InputError
 from danlu.models import create_model
 from danlu.train.ema import MovingAverage
+from danlu.train.optimizer_settings import SgdSettings
 from danlu.train.optimizers import Sgd, make_optimizer
-from danlu.train.settings import OptimizerSettings
 
 
 def _network(layout: torch.memory_format = torch.channels_last) -> torch.nn.Module:
@@ -22,7 +22,7 @@ def _network(layout: torch.memory_format = torch.channels_last) -> torch.nn.Modu
     return create_model("resnet20", num_classes=5, in_channels=3).to(memory_format=layout)  # type: ignore[call-overload]
 
 
-def _optimizer(network: torch.nn.Module, settings: OptimizerSettings) -> Sgd:
+def _optimizer(network: torch.nn.Module, settings: SgdSettings) -> Sgd:
     return make_optimizer(network, list(network.parameters()), settings)
 
 
@@ -35,14 +35,14 @@ def _backward(network: torch.nn.Module, seed: int) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        OptimizerSettings(lr=0.1),
-        OptimizerSettings(lr=0.1, nesterov=False),
-        OptimizerSettings(lr=0.1, momentum=0.0, nesterov=False),
+        SgdSettings(lr=0.1),
+        SgdSettings(lr=0.1, nesterov=False),
+        SgdSettings(lr=0.1, momentum=0.0, nesterov=False),
     ],
     ids=["nesterov", "heavy ball", "plain"],
 )
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format], ids=str)
-def test_it_does_what_the_formula_says(settings: OptimizerSettings, layout: torch.memory_format) -> None:
+def test_it_does_what_the_formula_says(settings: SgdSettings, layout: torch.memory_format) -> None:
     network = _network(layout)
     expected = {name: p.detach().double() for name, p in network.named_parameters()}
     momentum = {name: torch.zeros_like(value) for name, value in expected.items()}
@@ -67,7 +67,7 @@ def test_it_does_what_the_formula_says(settings: OptimizerSettings, layout: torc
 def test_norms_and_biases_do_not_decay() -> None:
     network = _network()
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
-    optimizer = _optimizer(network, OptimizerSettings(lr=1.0, momentum=0.0, nesterov=False, weight_decay=0.5))
+    optimizer = _optimizer(network, SgdSettings(lr=1.0, momentum=0.0, nesterov=False, weight_decay=0.5))
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step(1.0)
@@ -78,12 +78,12 @@ def test_norms_and_biases_do_not_decay() -> None:
 
 def test_the_state_goes_on_bit_for_bit() -> None:
     one = _network()
-    first = _optimizer(one, OptimizerSettings(lr=0.1))
+    first = _optimizer(one, SgdSettings(lr=0.1))
     _backward(one, 0)
     first.step(0.1)
     first.forget_gradients()
     two = copy.deepcopy(one)
-    second = _optimizer(two, OptimizerSettings(lr=0.1))
+    second = _optimizer(two, SgdSettings(lr=0.1))
     second.load({name: value.contiguous().clone() for name, value in first.state().items()}, "here")
     for network, optimizer in ((one, first), (two, second)):
         _backward(network, 1)
@@ -95,7 +95,7 @@ def test_the_state_goes_on_bit_for_bit() -> None:
 
 
 def test_a_state_of_another_network_is_refused() -> None:
-    optimizer = _optimizer(_network(), OptimizerSettings())
+    optimizer = _optimizer(_network(), SgdSettings())
     state = dict(optimizer.state())
     name = next(iter(state))
     with pytest.raises(InputError, match="does not fit"):
@@ -108,9 +108,9 @@ def test_no_compiler_is_imported() -> None:
     """It would cost a short run seconds."""
     code = (
         "import sys, torch; from danlu.train.optimizers import Sgd\n"
-        "from danlu.train.settings import OptimizerSettings\n"
+        "from danlu.train.optimizer_settings import SgdSettings\n"
         "p = torch.nn.Parameter(torch.ones(2, 2)); p.grad = torch.ones(2, 2)\n"
-        "Sgd({'p': p}, OptimizerSettings()).step(0.1); sys.exit('torch._dynamo' in sys.modules)"
+        "Sgd({'p': p}, SgdSettings()).step(0.1); sys.exit('torch._dynamo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

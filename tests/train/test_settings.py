@@ -9,8 +9,8 @@ import pytest
 from danlu.core.errors import InputError
 from danlu.core.settings import apply_overrides, parse_overrides
 from danlu.train.choose import choose_config
-from danlu.train.schedule import learning_rate
-from danlu.train.settings import ScheduleSettings, TrainConfig
+from danlu.train.schedule import CosineSettings, learning_rate
+from danlu.train.settings import TrainConfig
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_epochs_and_budget_exclude_each_other() -> None:
 
 
 def test_the_learning_rate_rises_and_falls() -> None:
-    schedule = ScheduleSettings(warmup=0.1, final=0.0)
+    schedule = CosineSettings(warmup=0.1, final=0.0)
     rates = [learning_rate(step, 100, 0.5, schedule) for step in range(100)]
     assert 0 < rates[0] < rates[5] < rates[9] < rates[10] == 0.5
     assert all(a > b for a, b in itertools.pairwise(rates[10:]))
@@ -78,7 +78,7 @@ def test_the_learning_rate_rises_and_falls() -> None:
 
 
 def test_a_schedule_without_warmup_and_with_a_floor() -> None:
-    schedule = ScheduleSettings(warmup=0.0, final=0.2)
+    schedule = CosineSettings(warmup=0.0, final=0.2)
     assert learning_rate(0, 10, 1.0, schedule) == 1.0
     assert learning_rate(9, 10, 1.0, schedule) > 0.2
     assert learning_rate(0, 1, 1.0, schedule) == 1.0

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+from danlu.train.optimizer_settings import SgdSettings
 from danlu.train.recipes import RECIPES
-from danlu.train.settings import OptimizerSettings, ScheduleSettings, TrainConfig
+from danlu.train.schedule import CosineSettings
+from danlu.train.settings import TrainConfig
 
 __all__ = ["default"]
 
@@ -26,8 +28,8 @@ def default(samples: int) -> TrainConfig:
     return TrainConfig(
         epochs=min(_MOST_EPOCHS, max(_FEWEST_EPOCHS, epochs)),
         batch_size=batch,
-        optimizer=OptimizerSettings(lr=0.1 * min(1.0, batch / 128) ** 0.5, momentum=0.9, weight_decay=5e-4),
-        schedule=ScheduleSettings(warmup=0.1),
+        optimizer=SgdSettings(lr=0.1 * min(1.0, batch / 128) ** 0.5, momentum=0.9, weight_decay=5e-4),
+        schedule=CosineSettings(warmup=0.1),
         label_smoothing=0.1,
         augment=({"name": "pad_crop", "padding": 4}, {"name": "flip"}),
     )

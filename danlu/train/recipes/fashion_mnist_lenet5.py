@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from danlu.train.optimizer_settings import SgdSettings
 from danlu.train.recipes import RECIPES
-from danlu.train.settings import OptimizerSettings, ScheduleSettings, TrainConfig
+from danlu.train.schedule import CosineSettings
+from danlu.train.settings import TrainConfig
 
 __all__ = ["fashion_mnist_lenet5"]
 
@@ -18,8 +20,8 @@ def fashion_mnist_lenet5(samples: int) -> TrainConfig:
     return TrainConfig(
         epochs=12,
         batch_size=128,
-        optimizer=OptimizerSettings(lr=0.05, momentum=0.9, weight_decay=5e-4),
-        schedule=ScheduleSettings(warmup=0.1),
+        optimizer=SgdSettings(lr=0.05, momentum=0.9, weight_decay=5e-4),
+        schedule=CosineSettings(warmup=0.1),
         augment=({"name": "flip"},),
     )
 
