@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from danlu.augment.base import Draws
 from danlu.augment.chain import Chain
@@ -31,12 +31,15 @@ from danlu.tasks.classification import Batch, Classification
 from danlu.tasks.preprocess import PictureModel
 from danlu.train.checkpoint import Checkpoint, Checkpoints
 from danlu.train.ema import MovingAverage
+from danlu.train.gradients import constrain, prepare
+from danlu.train.lookahead import Lookahead
 from danlu.train.optimizers import Optimizer
 from danlu.train.precision import autocast
 from danlu.train.schedule import learning_rate
 from danlu.train.settings import TrainConfig
 from danlu.train.signals import StopRequest, stop_requests
 from danlu.train.state import Best, State, Tally
+from danlu.train.step import add_gradients
 
 __all__ = ["Diverged", "LossWatch", "Split", "Training", "stack"]
 
@@ -101,7 +104,7 @@ class Training:
     seed: int
     task: Classification
     model: PictureModel
-    optimizer: Optimizer[Any]
+    optimizer: Optimizer[Any] | Lookahead
     device: torch.device
     precision: str
     chain: Chain
@@ -185,15 +188,17 @@ class Training:
 
     def do_step(self, batch: Batch, lr: float, step: int) -> dict[str, Tensor]:
         """Forward, backward and update on one batch; return the task's figures, not yet waited for."""
-        # What draws from torch's generators (dropout) depends on the step alone, so that no generator state is kept.
-        torch.manual_seed(seeds.derive_seed("train/step", self.seed, step))
-        with autocast(self.device, self.precision):
-            losses = self.task.loss(self.model, batch, None)
-        losses["loss"].backward()  # type: ignore[no-untyped-call]
-        if self.config.clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+
+        def loss(part: Batch) -> dict[str, Tensor]:
+            with autocast(self.device, self.precision):
+                return self.task.loss(self.model, part, None)
+
+        losses = add_gradients(loss, batch, self.config.accumulate, self.seed, step)
+        prepare(self.model.network, self.config)
         self.optimizer.step(lr)
         self.optimizer.forget_gradients()
+        if self.config.max_norm is not None:
+            constrain(self.model.network, self.config.max_norm)
         if self.average is not None:
             self.average.update(step + 1)
         return losses

@@ -21,6 +21,7 @@ from danlu.tasks.classification import Classification
 from danlu.tasks.preprocess import PictureModel, Preprocess, PreprocessSettings
 from danlu.train.checkpoint import Checkpoints
 from danlu.train.ema import MovingAverage
+from danlu.train.lookahead import with_lookahead
 from danlu.train.loop import Split, Training
 from danlu.train.optimizers import make_optimizer
 from danlu.train.settings import TrainConfig
@@ -141,7 +142,9 @@ class Plan:
             seed=self.seed,
             task=task,
             model=model,
-            optimizer=make_optimizer(network, phase.parameters, self.config.optimizer),
+            optimizer=with_lookahead(
+                make_optimizer(network, phase.parameters, self.config.optimizer), self.config.lookahead
+            ),
             device=device,
             precision=self.precision,
             chain=make_chain(self.config.augment),

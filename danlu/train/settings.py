@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from danlu.core.settings import Settings
 from danlu.train.optimizer_settings import OptimizerSettings, SgdSettings
@@ -27,7 +27,14 @@ class TrainConfig(Settings):
             or GPU has it.
         channels_last: keep pictures and weights in the order B, H, W, C in memory.
         ema: decay of a moving average of the weights that is evaluated and kept instead of them; None: no average.
-        clip: largest norm of the gradient; None: not clipped.
+        accumulate: a step's pictures pass through the network in so many parts, whose gradients add up: for batches
+            that do not fit into memory. Batch norm sees the parts.
+        clip: largest gradient; None: not clipped.
+        clip_by: what ``clip`` limits: the ``norm`` of all gradients, each ``value``, or adaptively (``adaptive``) the
+            gradient of each unit relative to its weights (Brock et al. 2021).
+        l1: weight of the sum of absolute weights in the loss; not of biases and norms.
+        max_norm: largest norm of the weights of a unit (Srivastava et al. 2014); None: not limited.
+        lookahead: every so many steps the weights go half the way back (Zhang et al. 2019); None: never.
         checkpoint_seconds: a checkpoint is written at the end of each epoch and at least this often within one.
         keep: how many of the last checkpoints stay, beside the best.
         budget: seconds of training to fit ``epochs`` to, measured before the first step; None: ``epochs`` as they are.
@@ -43,8 +50,23 @@ class TrainConfig(Settings):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     channels_last: bool = True
     ema: float | None = Field(default=None, gt=0.0, lt=1.0)
+    accumulate: int = Field(default=1, ge=1, le=4096)
     clip: float | None = Field(default=None, gt=0.0)
+    clip_by: Literal["norm", "value", "adaptive"] = "norm"
+    l1: float = Field(default=0.0, ge=0.0)
+    max_norm: float | None = Field(default=None, gt=0.0)
+    lookahead: int | None = Field(default=None, ge=1)
     checkpoint_seconds: float = Field(default=600.0, ge=0.0)
     keep: int = Field(default=2, ge=1)
     budget: float | None = Field(default=None, gt=0.0)
     picture_size: int | None = Field(default=None, ge=8, le=4096)
+
+    @model_validator(mode="after")
+    def _agree(self) -> TrainConfig:
+        if self.accumulate > self.batch_size:
+            raise ValueError(
+                f"accumulate = {self.accumulate} is more parts than the {self.batch_size} pictures of a batch"
+            )
+        if self.clip is None and self.clip_by != "norm":
+            raise ValueError(f"clip_by = {self.clip_by} clips nothing without clip")
+        return self

@@ -1,0 +1,64 @@
+"""What happens to gradients before an update, and to weights after it: clipping, L1, max-norm."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from danlu.train.settings import TrainConfig
+
+__all__ = ["clip_adaptively", "constrain", "prepare", "unit_norms"]
+
+# Keeps units that start at zero from being frozen there (Brock et al. 2021, ε of equation 3).
+_LEAST_NORM = 1e-3
+
+
+def prepare(network: nn.Module, config: TrainConfig) -> None:
+    """Add the L1 penalty to the gradients of ``network`` and clip them as ``config`` says, in place."""
+    parameters = [(name, p) for name, p in network.named_parameters() if p.grad is not None]
+    if config.l1:
+        for _, parameter in parameters:
+            if parameter.dim() > 1 and parameter.grad is not None:
+                parameter.grad.add_(parameter.detach().sign(), alpha=config.l1)
+    if config.clip is None:
+        return
+    if config.clip_by == "norm":
+        nn.utils.clip_grad_norm_([p for _, p in parameters], config.clip)
+    elif config.clip_by == "value":
+        nn.utils.clip_grad_value_([p for _, p in parameters], config.clip)
+    else:
+        # The last layer is left out, as the paper has it.
+        last = [name for name, p in parameters if p.dim() > 1][-1:]
+        head = {name.rpartition(".")[0] for name in last}
+        clip_adaptively([p for name, p in parameters if name.rpartition(".")[0] not in head], config.clip)
+
+
+@torch.no_grad()
+def clip_adaptively(parameters: list[nn.Parameter], limit: float) -> None:
+    """Clip each unit's gradient to ``limit`` times the norm of its weights (AGC, Brock et al. 2021, equation 3).
+
+    A unit is one output of a layer; vectors are taken value by value as the authors' program does.
+    """
+    for parameter in parameters:
+        if parameter.grad is None:
+            continue
+        largest = limit * unit_norms(parameter).clamp(min=_LEAST_NORM)
+        found = unit_norms(parameter.grad)
+        parameter.grad.mul_(torch.where(found > largest, largest / found.clamp(min=1e-6), torch.ones_like(found)))
+
+
+def unit_norms(x: Tensor) -> Tensor:
+    """Return the norm of each output unit's weights, in a shape that multiplies with ``x``: |x| itself for vectors."""
+    if x.dim() <= 1:
+        return x.abs()
+    norms: Tensor = torch.linalg.vector_norm(x, dim=tuple(range(1, x.dim())), keepdim=True)
+    return norms
+
+
+@torch.no_grad()
+def constrain(network: nn.Module, limit: float) -> None:
+    """Scale the weights of each unit back to a norm of at most ``limit`` (max-norm, Srivastava et al. 2014)."""
+    for parameter in network.parameters():
+        if parameter.requires_grad and parameter.dim() > 1:
+            found = unit_norms(parameter)
+            parameter.mul_((limit / found.clamp(min=1e-12)).clamp(max=1.0))
