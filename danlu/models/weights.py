@@ -25,7 +25,15 @@ from danlu.core.log import logger
 from danlu.core.records import RunFolder, check_schema
 from danlu.models.base import VisionModel, WeightMapping
 
-__all__ = ["checkpoint_folder", "load_state", "load_weights", "read_verified", "read_weights", "save_weights"]
+__all__ = [
+    "checkpoint_folder",
+    "load_state",
+    "load_weights",
+    "named_for",
+    "read_verified",
+    "read_weights",
+    "save_weights",
+]
 
 _SHOWN = 10
 # Under these versions a crafted file runs code even with weights_only (CVE-2025-32434, CVE-2026-24747).
@@ -136,14 +144,29 @@ def load_weights(model: nn.Module, path: Path, mapping: WeightMapping | None = N
     Raises:
         InputError: what :func:`read_weights` and :func:`load_state` refuse.
     """
+    load_state(model, named_for(model, path, mapping), where=str(path))
+
+
+def named_for(model: nn.Module, path: Path, mapping: WeightMapping | None = None) -> dict[str, Tensor]:
+    """Read a file of weights; names of the reference implementation become those of ``model``, and the log says so.
+
+    Args:
+        model: whose names are wanted.
+        path: see :func:`read_weights`.
+        mapping: the renaming to try when the file's names are not the model's; its own when not given.
+
+    Raises:
+        InputError: what :func:`read_weights` refuses.
+    """
     weights = read_weights(path)
     mapping = mapping or getattr(model, "mapping", None)
-    if mapping is not None and not weights.keys() & model.state_dict().keys():
-        renamed = mapping.from_reference(weights, model.state_dict())
-        if renamed.keys() & model.state_dict().keys():
+    own = model.state_dict()
+    if mapping is not None and not weights.keys() & own.keys():
+        renamed = mapping.from_reference(weights, own)
+        if renamed.keys() & own.keys():
             logger.info("%s: names of %s, renamed", path, mapping.reference)
-            weights = renamed
-    load_state(model, weights, where=str(path))
+            return renamed
+    return weights
 
 
 def save_weights(model: VisionModel, path: Path, *, reference: bool = False) -> None:

@@ -30,6 +30,11 @@ class Lookahead:
         self.slow = {name: p.detach().clone() for name, p in inner.parameters.items()}
         self.count = torch.zeros((), dtype=torch.int64)
 
+    @property
+    def scales(self) -> dict[str, float]:
+        """Shares of the learning rate, by name."""
+        return self.inner.scales
+
     @torch.no_grad()
     def step(self, lr: float) -> None:
         """Make one fast step; after every k of them, move slow and fast weights to their middle."""

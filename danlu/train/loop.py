@@ -40,6 +40,7 @@ from danlu.train.settings import TrainConfig
 from danlu.train.signals import StopRequest, stop_requests
 from danlu.train.state import Best, State, Tally
 from danlu.train.step import add_gradients
+from danlu.train.transfer import Transfer
 
 __all__ = ["Diverged", "LossWatch", "Split", "Training", "stack"]
 
@@ -96,6 +97,7 @@ class Training:
         checkpoints: where checkpoints go.
         state: where training stands.
         average: a moving average of the weights, if wanted.
+        transfer: what is frozen in which epoch, if anything is.
         last_indices: the samples of the last step's batch.
     """
 
@@ -113,6 +115,7 @@ class Training:
     checkpoints: Checkpoints
     state: State = field(default_factory=State)
     average: MovingAverage | None = None
+    transfer: Transfer | None = None
     last_indices: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @property
@@ -156,6 +159,8 @@ class Training:
         parts = [order[k * size : (k + 1) * size] for k in range(state.position, steps)]
         watch = LossWatch(self, order, log_every=-(-steps // _LOG_LINES_AN_EPOCH))
         self.model.train()
+        if self.transfer is not None:
+            self.transfer.begin(state.epoch)
         last_saved = begin = time.monotonic()
         seconds_before = state.train_seconds
         for indices, pictures in self.train.batches(parts):

@@ -59,6 +59,9 @@ class Optimizer(ABC, Generic[S]):
     Args:
         parameters: name -> parameter.
         settings: everything but the learning rate, which comes with each step.
+
+    Attributes:
+        scales: name -> share of the learning rate; 1 where it is not named.
     """
 
     # Names of the tensors kept for each parameter, in its shape, and whether its steps are counted.
@@ -68,6 +71,7 @@ class Optimizer(ABC, Generic[S]):
     def __init__(self, parameters: Mapping[str, nn.Parameter], settings: S) -> None:
         self.settings: S = settings
         self.parameters = dict(parameters)
+        self.scales: dict[str, float] = {}
         self.slots = {
             slot: {n: torch.zeros_like(p, memory_format=torch.preserve_format) for n, p in self.parameters.items()}
             for slot in self.slots_kept()
@@ -83,10 +87,12 @@ class Optimizer(ABC, Generic[S]):
     @torch.no_grad()
     def step(self, lr: float) -> None:
         """Move every parameter that has a gradient."""
-        for decay, matrices in ((self.settings.weight_decay, True), (0.0, False)):
-            names = [n for n, p in self.parameters.items() if p.grad is not None and (p.dim() > 1) == matrices]
-            if names:
-                self.update(names, lr, decay)
+        groups: dict[tuple[bool, float], list[str]] = {}
+        for name, parameter in self.parameters.items():
+            if parameter.grad is not None:
+                groups.setdefault((parameter.dim() > 1, self.scales.get(name, 1.0)), []).append(name)
+        for (decays, scale), names in groups.items():
+            self.update(names, lr * scale, self.settings.weight_decay if decays else 0.0)
 
     @abstractmethod
     def update(self, names: list[str], lr: float, decay: float) -> None:

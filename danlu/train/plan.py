@@ -17,6 +17,7 @@ from danlu.core.settings import make_settings
 from danlu.data.load import Data
 from danlu.data.loader import Loader
 from danlu.models import create_model
+from danlu.models.base import VisionModel
 from danlu.tasks.classification import Classification
 from danlu.tasks.preprocess import PictureModel, Preprocess, PreprocessSettings
 from danlu.train.checkpoint import Checkpoints
@@ -24,7 +25,8 @@ from danlu.train.ema import MovingAverage
 from danlu.train.lookahead import with_lookahead
 from danlu.train.loop import Split, Training
 from danlu.train.optimizers import make_optimizer
-from danlu.train.settings import TrainConfig
+from danlu.train.settings import TrainConfig, TransferSettings
+from danlu.train.transfer import Transfer
 
 __all__ = ["Plan", "data_section", "differences"]
 
@@ -136,15 +138,19 @@ class Plan:
         (phase,) = task.phases(model)
         size, channels = self.preprocess.picture_size, self.preprocess.channels
         decoders = max(2, usable_cores())
+        transfer = self._transfer(network)
+        optimizer = with_lookahead(
+            make_optimizer(network, phase.parameters, self.config.optimizer), self.config.lookahead
+        )
+        if transfer is not None and self.config.transfer.lr_decay != 1.0:
+            optimizer.scales.update(transfer.scales())
         return Training(
             run=run,
             config=self.config,
             seed=self.seed,
             task=task,
             model=model,
-            optimizer=with_lookahead(
-                make_optimizer(network, phase.parameters, self.config.optimizer), self.config.lookahead
-            ),
+            optimizer=optimizer,
             device=device,
             precision=self.precision,
             chain=make_chain(self.config.augment),
@@ -152,4 +158,12 @@ class Plan:
             validation=Split(data.validation, Loader(data.validation, size, channels, threads=decoders)),
             checkpoints=Checkpoints(run.checkpoints, self.config.keep),
             average=None if self.config.ema is None else MovingAverage(network, self.config.ema),
+            transfer=transfer,
         )
+
+    def _transfer(self, network: VisionModel) -> Transfer | None:
+        """Return what is frozen and when; nothing where the settings ask for nothing of it."""
+        settings = self.config.transfer
+        if settings.model_copy(update={"partial": False}) == TransferSettings():
+            return None
+        return Transfer(network, (self.preprocess.channels, *self.preprocess.input_size), settings)

@@ -10,7 +10,33 @@ from danlu.core.settings import Settings
 from danlu.train.optimizer_settings import OptimizerSettings, SgdSettings
 from danlu.train.schedule import CosineSettings, ScheduleSettings
 
-__all__ = ["TrainConfig"]
+__all__ = ["TrainConfig", "TransferSettings"]
+
+
+class TransferSettings(Settings):
+    """What learns, and how fast, when training starts from given weights.
+
+    Attributes:
+        freeze: the first so many stages keep their weights and statistics; ``body``: all do, only the head learns.
+        unfreeze_every: after every so many epochs one more stage learns, the last one first; None: none does.
+        lr_decay: each stage learns at this share of the rate of the one above it.
+        freeze_norms: every batch norm keeps its running statistics.
+        partial: weights are taken over where they fit, whatever does not.
+    """
+
+    freeze: int | Literal["body"] = 0
+    unfreeze_every: int | None = Field(default=None, ge=1)
+    lr_decay: float = Field(default=1.0, gt=0.0, le=1.0)
+    freeze_norms: bool = False
+    partial: bool = False
+
+    @model_validator(mode="after")
+    def _agree(self) -> TransferSettings:
+        if self.freeze != "body" and self.freeze < 0:
+            raise ValueError(f"freeze = {self.freeze}: must be 0, a number of stages, or 'body'")
+        if self.unfreeze_every is not None and self.freeze == 0:
+            raise ValueError("unfreeze_every has nothing to unfreeze: give freeze too")
+        return self
 
 
 class TrainConfig(Settings):
@@ -35,6 +61,7 @@ class TrainConfig(Settings):
         l1: weight of the sum of absolute weights in the loss; not of biases and norms.
         max_norm: largest norm of the weights of a unit (Srivastava et al. 2014); None: not limited.
         lookahead: every so many steps the weights go half the way back (Zhang et al. 2019); None: never.
+        transfer: see :class:`TransferSettings`.
         checkpoint_seconds: a checkpoint is written at the end of each epoch and at least this often within one.
         keep: how many of the last checkpoints stay, beside the best.
         budget: seconds of training to fit ``epochs`` to, measured before the first step; None: ``epochs`` as they are.
@@ -56,6 +83,7 @@ class TrainConfig(Settings):
     l1: float = Field(default=0.0, ge=0.0)
     max_norm: float | None = Field(default=None, gt=0.0)
     lookahead: int | None = Field(default=None, ge=1)
+    transfer: TransferSettings = TransferSettings()
     checkpoint_seconds: float = Field(default=600.0, ge=0.0)
     keep: int = Field(default=2, ge=1)
     budget: float | None = Field(default=None, gt=0.0)

@@ -18,14 +18,15 @@ from danlu.core.log import logger
 from danlu.core.records import SCHEMA, RunFolder, new_run_folder
 from danlu.data.load import Data
 from danlu.models import MODELS
+from danlu.models.base import VisionModel
 from danlu.models.hub import find_weights
-from danlu.models.weights import load_weights
 from danlu.train.choose import choose_config, choose_model, choose_pictures, choose_recipe
 from danlu.train.loop import Training
 from danlu.train.measure import check_threads, choose_threads, fit_epochs, step_probe, time_steps
 from danlu.train.pictures import write_augmented
 from danlu.train.plan import Plan, data_section
 from danlu.train.precision import choose_device, choose_precision
+from danlu.train.transfer import HEAD, load_fitting, stage_parameters
 
 __all__ = ["environment_record", "finish", "settled", "start"]
 
@@ -50,7 +51,7 @@ def start(
         # Built once to no folder, so that weights that do not fit are found before a folder is made.
         training = plan.build(data, RunFolder(Path()))
         if weights is not None:
-            load_weights(training.model.network, find_weights(weights, MODELS.get(plan.model)))
+            why["weights"] = _take_over(training, plan, find_weights(weights, MODELS.get(plan.model)))
         # Weights, momentum and perhaps an average, in four bytes each, for each checkpoint that is kept at once.
         training.checkpoints.folder = (out or Path("runs")) / "checkpoints"
         training.checkpoints.check_space(16 * sum(p.numel() for p in training.model.parameters()) + 2**20)
@@ -66,6 +67,18 @@ def start(
             training.run_to_end()
             finish(training)
     return run
+
+
+def _take_over(training: Training, plan: Plan, file: Path) -> str:
+    """Load what fits of a file of weights and say what did."""
+    network = training.model.network
+    assert isinstance(network, VisionModel)
+    picture = (plan.preprocess.channels, *plan.preprocess.input_size)
+    head = stage_parameters(network, picture)[HEAD]
+    loaded = load_fitting(network, file, head, partial=plan.config.transfer.partial)
+    if training.average is not None:
+        training.average.load(network.state_dict())
+    return loaded.text()
 
 
 def _choose(
