@@ -40,9 +40,11 @@ from danlu.train.settings import TrainConfig
 from danlu.train.signals import StopRequest, stop_requests
 from danlu.train.state import Best, State, Tally
 from danlu.train.step import add_gradients
+from danlu.train.trackers import Trackers
 from danlu.train.transfer import Transfer
+from danlu.train.watch import LossWatch, stack
 
-__all__ = ["Diverged", "LossWatch", "Split", "Training", "stack"]
+__all__ = ["Diverged", "Split", "Training"]
 
 _VALIDATION_BATCH = 256
 _LOG_LINES_AN_EPOCH = 100
@@ -98,6 +100,7 @@ class Training:
         state: where training stands.
         average: a moving average of the weights, if wanted.
         transfer: what is frozen in which epoch, if anything is.
+        trackers: where figures go beside the log.
         last_indices: the samples of the last step's batch.
     """
 
@@ -116,6 +119,7 @@ class Training:
     state: State = field(default_factory=State)
     average: MovingAverage | None = None
     transfer: Transfer | None = None
+    trackers: Trackers = field(default_factory=lambda: Trackers([]))
     last_indices: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @property
@@ -141,16 +145,24 @@ class Training:
             def advance(step: int, text: str) -> None:
                 bar((step - begin) * size, text)
 
-            while self.state.epoch < self.config.epochs:
+            while self.state.epoch < self.config.epochs and not self.is_out_of_patience():
                 self._train_epoch(stop, advance)
                 validation = self._validate(stop)
                 self._finish_epoch(validation, advance)
                 # Also after the last epoch: what follows training must not begin when a stop was asked for.
                 self._stop_if_asked(stop)
+                if self.is_out_of_patience():
+                    logger.info("no better epoch in %s: stopped early", self.config.patience)
+                    break
             if self.state.best is None:
                 # The best checkpoint was lost to damage after the last epoch: the last weights take its place.
                 self._compare(self._validate(stop), self.state.epoch - 1)
                 self.save()
+
+    def is_out_of_patience(self) -> bool:
+        """Return whether ``patience`` epochs in a row were no better than the best before them."""
+        patience, state = self.config.patience, self.state
+        return patience is not None and state.best is not None and state.epoch - 1 - state.best.epoch >= patience
 
     def _train_epoch(self, stop: StopRequest, advance: Advance) -> None:
         """Do the steps of the running epoch that are not done yet."""
@@ -252,6 +264,7 @@ class Training:
         logger.debug("epoch %d: %s %.4f, best %.4f", state.epoch + 1, metric, validation[metric], abs(best.value))
         state.total_seconds += state.epoch_seconds
         state.total_train_seconds += state.train_seconds
+        self.trackers.tell("watch", self.model.network, state.step)
         state.epoch += 1
         state.position, state.sums, state.train_seconds, state.epoch_seconds = 0, {}, 0.0, 0.0
         advance(state.step, f"epoch {state.epoch}, validation {metric} {validation[metric]:.4f}")
@@ -276,6 +289,7 @@ class Training:
 
     def log(self, **entry: Any) -> None:
         """Append one line to the log; a disk that is full is a named error."""
+        self.trackers.entry(entry)
         try:
             self.run.append_log(**entry)
         except OSError as error:
@@ -341,56 +355,3 @@ class Training:
             f"{self.checkpoints.folder} holds the state before it. Try a lower optimizer.lr, clip=1, or precision=fp32"
         )
         raise Diverged(f"training diverged at step {step}: {what}{where}\n  mend: {mend}", ids)
-
-
-class LossWatch:
-    """Keeps the figures of each step on the device, and looks at them only every few steps.
-
-    Waiting for a number at each step would hold an accelerator up. A loss that is not finite is found at the next look,
-    and the stored figures say which step, hence which samples, it came from.
-    """
-
-    def __init__(self, training: Training, order: NDArray[np.int64], log_every: int) -> None:
-        self.training, self.order, self.log_every = training, order, log_every
-        self.rows: list[Tensor] = []
-        self.names: tuple[str, ...] = ()
-        self.lr = 0.0
-        self.text = ""
-        self.tally = Tally(training.state.sums)
-
-    def see(self, losses: dict[str, Tensor], lr: float) -> None:
-        """Note the figures of the step just done; every ``log_every`` steps of the epoch write a line."""
-        self.names, self.lr = tuple(losses), lr
-        self.rows.append(stack(losses))
-        if self.training.state.position % self.log_every == 0:
-            last = self.flush()
-            state = self.training.state
-            self.training.log(kind="step", step=state.step, epoch=state.epoch, loss=last["loss"], lr=lr)
-            self.text = f"epoch {state.epoch + 1}, loss {last['loss']:.4f}"
-
-    def flush(self) -> dict[str, float]:
-        """Look at all figures not yet looked at; return those of the last step.
-
-        Raises:
-            Diverged: one of them is not finite.
-        """
-        if not self.rows:
-            return {}
-        rows = torch.stack(self.rows).cpu()
-        state, size = self.training.state, self.training.config.batch_size
-        finite = torch.isfinite(rows).all(1)
-        if not bool(finite.all()):
-            first = int((~finite).int().argmax())
-            position = state.position - len(self.rows) + first
-            ids = self.training.train.ids(self.order[position * size : (position + 1) * size])
-            value = float(rows[first, self.names.index("loss")])
-            self.training.stop_diverged(f"the loss is {value}", state.step - len(self.rows) + first + 1, ids)
-        self.tally.add(self.names, rows)
-        state.sums = self.tally.sums
-        self.rows = []
-        return dict(zip(self.names, rows[-1].tolist(), strict=True))
-
-
-def stack(losses: dict[str, Tensor]) -> Tensor:
-    """Return the figures of one step as a float32 tensor [len(losses)], cut from the graph."""
-    return torch.stack([value.detach().float() for value in losses.values()])

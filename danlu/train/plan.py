@@ -26,6 +26,7 @@ from danlu.train.lookahead import with_lookahead
 from danlu.train.loop import Split, Training
 from danlu.train.optimizers import make_optimizer
 from danlu.train.settings import TrainConfig, TransferSettings
+from danlu.train.trackers import make_trackers
 from danlu.train.transfer import Transfer
 
 __all__ = ["Plan", "data_section", "differences"]
@@ -159,6 +160,7 @@ class Plan:
             checkpoints=Checkpoints(run.checkpoints, self.config.keep),
             average=None if self.config.ema is None else MovingAverage(network, self.config.ema),
             transfer=transfer,
+            trackers=make_trackers(self.config.trackers),
         )
 
     def _transfer(self, network: VisionModel) -> Transfer | None:

@@ -66,6 +66,7 @@ def resume_run(
                 )
             _go_back(training, found)
             _say(run, training, found)
+            training.trackers.tell("start", run, effective, training.state.step)
             training.run_to_end()
             finish(training)
     return run

@@ -62,6 +62,8 @@ class TrainConfig(Settings):
         max_norm: largest norm of the weights of a unit (Srivastava et al. 2014); None: not limited.
         lookahead: every so many steps the weights go half the way back (Zhang et al. 2019); None: never.
         transfer: see :class:`TransferSettings`.
+        patience: training ends when so many epochs in a row were no better on validation; None: never.
+        trackers: where figures go beside the run folder: ``tensorboard``, ``wandb``, ``mlflow``.
         checkpoint_seconds: a checkpoint is written at the end of each epoch and at least this often within one.
         keep: how many of the last checkpoints stay, beside the best.
         budget: seconds of training to fit ``epochs`` to, measured before the first step; None: ``epochs`` as they are.
@@ -84,6 +86,8 @@ class TrainConfig(Settings):
     max_norm: float | None = Field(default=None, gt=0.0)
     lookahead: int | None = Field(default=None, ge=1)
     transfer: TransferSettings = TransferSettings()
+    patience: int | None = Field(default=None, ge=1)
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     checkpoint_seconds: float = Field(default=600.0, ge=0.0)
     keep: int = Field(default=2, ge=1)
     budget: float | None = Field(default=None, gt=0.0)

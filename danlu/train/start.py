@@ -23,7 +23,7 @@ from danlu.models.hub import find_weights
 from danlu.train.choose import choose_config, choose_model, choose_pictures, choose_recipe
 from danlu.train.loop import Training
 from danlu.train.measure import check_threads, choose_threads, fit_epochs, step_probe, time_steps
-from danlu.train.pictures import write_augmented
+from danlu.train.pictures import show_batch, write_augmented
 from danlu.train.plan import Plan, data_section
 from danlu.train.precision import choose_device, choose_precision
 from danlu.train.transfer import HEAD, load_fitting, stage_parameters
@@ -50,8 +50,11 @@ def start(
     with settled(plan):
         # Built once to no folder, so that weights that do not fit are found before a folder is made.
         training = plan.build(data, RunFolder(Path()))
+        taken: dict[str, str] | None = None
         if weights is not None:
-            why["weights"] = _take_over(training, plan, find_weights(weights, MODELS.get(plan.model)))
+            file = find_weights(weights, MODELS.get(plan.model))
+            why["weights"] = _take_over(training, plan, file)
+            taken = {"file": str(weights), "sha256": files.sha256_file(file)}
         # Weights, momentum and perhaps an average, in four bytes each, for each checkpoint that is kept at once.
         training.checkpoints.folder = (out or Path("runs")) / "checkpoints"
         training.checkpoints.check_space(16 * sum(p.numel() for p in training.model.parameters()) + 2**20)
@@ -62,8 +65,10 @@ def start(
                 raise InputError("was taken by another run", where=str(run.path), mend="give another --out")
             training.run, training.checkpoints.folder = run, run.checkpoints
             plan = _measure(plan, training, threads, why)
-            asked = _requested(model, recipe, overrides, seed, device, threads, weights)
+            asked = _requested(model, recipe, overrides, seed, device, threads, taken)
             _write_down(run, data, plan, training, {**asked, **requested}, why)
+            training.trackers.tell("start", run, plan.to_json(), 0)
+            show_batch(training)
             training.run_to_end()
             finish(training)
     return run
@@ -156,7 +161,7 @@ def _requested(
     seed: int,
     device: str,
     threads: int | None,
-    weights: Path | None,
+    weights: dict[str, str] | None,
 ) -> dict[str, Any]:
     return {
         "model": model,
@@ -165,7 +170,7 @@ def _requested(
         "seed": seed,
         "device": device,
         "threads": threads,
-        "weights": None if weights is None else {"file": str(weights), "sha256": files.sha256_file(weights)},
+        "weights": weights,
     }
 
 
@@ -207,6 +212,7 @@ def finish(training: Training) -> None:
     assert best is not None
     pictures = state.step * training.config.batch_size
     value = best.value if training.task.best[1] == "max" else -best.value
+    training.trackers.tell("end")
     training.run.update_record(
         train={
             "epochs": state.epoch,

@@ -1,0 +1,180 @@
+"""Trackers get what the log holds and cannot stop a training; early stopping; both beside an exact resume."""
+
+from __future__ import annotations
+
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from danlu.core.errors import InputError, Stopped
+from danlu.train import resume
+from danlu.train.loop import Training
+from danlu.train.trackers import Trackers, WandB, make_trackers, scalars
+from tests.train.helpers import curve, hashes, run_tiny
+
+
+def test_what_of_a_line_is_a_figure() -> None:
+    step = {"kind": "step", "step": 3, "epoch": 0, "loss": 0.5, "lr": 0.1}
+    epoch = {
+        "kind": "epoch",
+        "step": 19,
+        "epoch": 0,
+        "train": {"loss": 0.4},
+        "validation": {"loss": 0.3},
+        "seconds": 2.0,
+    }
+    assert dict(scalars(step)) == {"step/loss": 0.5, "step/lr": 0.1}
+    assert dict(scalars(epoch)) == {"train/loss": 0.4, "validation/loss": 0.3, "epoch/seconds": 2.0}
+    assert dict(scalars({"kind": "event", "what": "resume", "step": 4, "epoch": 0})) == {}
+
+
+def events(folder: Path) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(folder), size_guidance={"scalars": 0, "histograms": 0, "images": 0})
+    found.Reload()
+    return found
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_tensorboard_holds_scalars_histograms_pictures_and_graph(tmp_path: Path) -> None:
+    run = run_tiny(tmp_path / "run", overrides={"trackers": ["tensorboard"]})
+    plain = run_tiny(tmp_path / "plain")
+    assert curve(run) == curve(plain), "it changes nothing"
+    assert hashes(run) == hashes(plain)
+    found = events(run.path / "tensorboard")
+    tags = found.Tags()
+    assert {"step/loss", "step/lr", "train/loss", "validation/accuracy", "epoch/pictures_per_second"} <= set(
+        tags["scalars"]
+    )
+    assert "c1/weight" in tags["histograms"]
+    assert tags["images"] == ["augmented"]
+    assert tags["graph"]
+    logged = {entry["step"]: entry["loss"] for entry in run.read_log() if entry["kind"] == "step"}
+    assert {e.step: pytest.approx(e.value) for e in found.Scalars("step/loss")} == logged
+
+
+class Recorder:
+    """Stands for a tracker's client."""
+
+    def __init__(self) -> None:
+        self.logged: list[tuple[int, dict[str, float]]] = []
+        self.config: dict[str, Any] = {}
+        self.ended = 0
+
+    def init(self, **arguments: Any) -> Recorder:
+        self.config = arguments["config"]
+        return self
+
+    def log(self, figures: dict[str, float], step: int) -> None:
+        self.logged.append((step, figures))
+
+    def finish(self) -> None:
+        self.ended += 1
+
+
+def as_wandb(monkeypatch: pytest.MonkeyPatch, recorder: Any) -> None:
+    module = types.ModuleType("wandb")
+    module.init = recorder.init  # type: ignore[attr-defined]
+    module.__spec__ = types.SimpleNamespace()  # type: ignore[assignment]
+    monkeypatch.setitem(sys.modules, "wandb", module)
+
+
+def test_wandb_gets_config_and_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder()
+    as_wandb(monkeypatch, recorder)
+    run = run_tiny(tmp_path / "run", overrides={"trackers": ["wandb"]})
+    assert recorder.config["train"]["epochs"] == 2
+    assert [step for step, figures in recorder.logged if "train/loss" in figures] == [19, 38]
+    assert recorder.ended == 1
+    assert len(recorder.logged) == len(run.read_log())
+
+
+def test_mlflow_gets_settings_and_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, Any]] = []
+    module = types.ModuleType("mlflow")
+    module.__spec__ = types.SimpleNamespace()  # type: ignore[assignment]
+    module.start_run = lambda run_name: told.append(("start", run_name))  # type: ignore[attr-defined]
+    module.log_params = lambda values: told.append(("params", values))  # type: ignore[attr-defined]
+    module.log_metrics = lambda values, step: told.append(("metrics", (step, values)))  # type: ignore[attr-defined]
+    module.end_run = lambda: told.append(("end", None))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mlflow", module)
+    run_tiny(tmp_path / "run", overrides={"trackers": ["mlflow"]})
+    assert told[0] == ("start", "run")
+    assert told[1][1]["train.optimizer.lr"] == 0.05
+    assert told[-1][0] == "end"
+    assert any("validation/accuracy" in value[1] for what, value in told if what == "metrics")
+
+
+def test_a_tracker_that_fails_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing(Recorder):
+        def log(self, figures: dict[str, float], step: int) -> None:
+            raise ConnectionError("the server went away\nand more")
+
+    as_wandb(monkeypatch, Failing())
+    with caplog.at_level("WARNING", logger="danlu"):
+        run = run_tiny(tmp_path / "run", overrides={"trackers": ["wandb"]})
+    assert run.read_record()["train"]["epochs"] == 2
+    said = [line for line in caplog.messages if "wandb" in line]
+    assert said == ["wandb is left out from now on: the server went away (ConnectionError)"]
+
+
+def test_what_is_not_installed_is_found_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="mlflow is not installed"):
+        make_trackers(("mlflow",))
+
+
+def test_one_failing_leaves_the_others() -> None:
+    class Broken(WandB):
+        def log(self, figures: Any, step: int) -> None:
+            raise RuntimeError("no")
+
+    class Good(WandB):
+        seen = 0
+
+        def log(self, figures: Any, step: int) -> None:
+            Good.seen += 1
+
+    trackers = Trackers([Broken(), Good()])
+    for step in range(3):
+        trackers.entry({"kind": "step", "step": step, "loss": 1.0})
+    assert Good.seen == 3
+    assert len(trackers.trackers) == 1
+
+
+def test_stopping_early(tmp_path: Path) -> None:
+    """A rate of nothing: no epoch is better than the first."""
+    run = run_tiny(tmp_path / "run", overrides={"epochs": 9, "patience": 2, "optimizer.lr": 1e-20})
+    epochs = [entry["epoch"] for entry in run.read_log() if entry["kind"] == "epoch"]
+    best = run.read_record()["train"]["best_epoch"]
+    assert epochs[-1] == best + 2 < 8
+    assert run.read_record()["train"]["epochs"] == len(epochs)
+
+
+def test_stopping_early_after_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = {"epochs": 9, "patience": 2, "optimizer.lr": 1e-20}
+    whole = run_tiny(tmp_path / "whole", overrides=overrides)
+    real = Training.do_step
+
+    def stopping(self: Training, batch: Any, lr: float, step: int) -> Any:
+        import signal
+
+        if step == 21:
+            signal.raise_signal(signal.SIGTERM)
+        return real(self, batch, lr, step)
+
+    monkeypatch.setattr(Training, "do_step", stopping)
+    with pytest.raises(Stopped):
+        run_tiny(tmp_path / "cut", overrides=overrides)
+    monkeypatch.undo()
+    again = resume(tmp_path / "cut")
+    assert curve(again) == curve(whole)
+    assert hashes(again) == hashes(whole)
