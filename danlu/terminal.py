@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["figure", "flat", "pairs", "percent", "rows", "table"]
+__all__ = ["curve", "figure", "flat", "pairs", "percent", "rows", "table"]
 
 
 def _width(text: str) -> int:
@@ -84,3 +85,24 @@ def flat(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return ", ".join(str(flat(item)) for item in value)
     return value
+
+
+_EIGHTHS = " ▁▂▃▄▅▆▇█"
+
+
+def curve(values: Sequence[float], width: int = 72, height: int = 10) -> str:
+    """Return values of at least 0 as a chart of bars, the largest at the top; many are averaged into ``width`` bars."""
+    if not values:
+        return "nothing"
+    count = min(width, len(values))
+    bounds = [len(values) * place // count for place in range(count + 1)]
+    bars = [sum(values[begin:end]) / (end - begin) for begin, end in itertools.pairwise(bounds)]
+    top = max(bars)
+    eighths = [round(8 * height * bar / top) if top > 0 else 0 for bar in bars]
+    left = max(len(figure(float(top))), 1)
+    lines = []
+    for row in reversed(range(height)):
+        label = figure(float(top)) if row == height - 1 else "0" if row == 0 else ""
+        cells = "".join(_EIGHTHS[min(max(bar - 8 * row, 0), 8)] for bar in eighths)
+        lines.append(f"{label:>{left}} ┤{cells}".rstrip())
+    return "\n".join(lines)

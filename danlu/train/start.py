@@ -28,7 +28,7 @@ from danlu.train.plan import Plan, data_section
 from danlu.train.precision import choose_device, choose_precision
 from danlu.train.transfer import HEAD, load_fitting, stage_parameters
 
-__all__ = ["environment_record", "finish", "settled", "start"]
+__all__ = ["choose", "environment_record", "finish", "settled", "start"]
 
 
 def start(
@@ -46,7 +46,7 @@ def start(
 ) -> RunFolder:
     """Choose, check, write down, train; see :func:`danlu.train.train`."""
     check_threads(threads)
-    plan, why = _choose(data, model=model, recipe=recipe, overrides=overrides, seed=seed, device=device)
+    plan, why = choose(data, model=model, recipe=recipe, overrides=overrides, seed=seed, device=device)
     with settled(plan):
         # Built once to no folder, so that weights that do not fit are found before a folder is made.
         training = plan.build(data, RunFolder(Path()))
@@ -86,7 +86,7 @@ def _take_over(training: Training, plan: Plan, file: Path) -> str:
     return loaded.text()
 
 
-def _choose(
+def choose(
     data: Data, *, model: str, recipe: str | None, overrides: dict[str, Any], seed: int, device: str
 ) -> tuple[Plan, dict[str, str]]:
     """Return what takes effect as far as it needs no measurement, and why."""

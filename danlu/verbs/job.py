@@ -86,6 +86,8 @@ def train(
     set: Pairs = None,
     weights: Path | None = None,
     download: Flag = False,
+    dry_run: Flag = False,
+    show_schedule: Flag = False,
     common: Training | None = None,
 ) -> Output:
     """Train a network; the run folder that is printed takes every later verb.
@@ -108,11 +110,17 @@ def train(
         Start from this checkpoint (.safetensors or .pth), or from published weights (torchvision:NAME, timm:TAG).
     download
         Fetch a named data set that is not on this machine yet.
+    dry_run
+        Show the settings that would take effect, and why; train nothing.
+    show_schedule
+        Draw the learning rate over the steps; train nothing.
     """
     from danlu import pipeline
 
     common = common or Training()
     overrides = overrides_of(set, epochs, budget)
+    if dry_run or show_schedule:
+        return _preview(data, model, recipe, overrides, download, common, drawn=show_schedule)
     folder, _ = pipeline.begin(
         data,
         pipeline.Stages(total=2),
@@ -128,6 +136,32 @@ def train(
         requested=requested_of("train", data, model, recipe, overrides, weights, common, download=download),
     )
     return run_output(folder.path)
+
+
+def _preview(
+    source: str,
+    model: str,
+    recipe: str | None,
+    overrides: dict[str, Any],
+    download: bool,
+    common: Training,
+    *,
+    drawn: bool,
+) -> Output:
+    from danlu.data.load import load_data
+    from danlu.train.preview import preview
+
+    data = load_data(source, seed=common.seed, download=download)
+    found = preview(data, model=model, recipe=recipe, overrides=overrides, seed=common.seed, device=common.device)
+    train, rates = found["effective"]["train"], found["learning_rates"]
+    if drawn:
+        facts = {"schedule": terminal.flat(train["schedule"]), "steps": found["steps"], "epochs": train["epochs"]}
+        ends = {"first": rates[0], "highest": max(rates), "last": rates[-1]}
+        return Output(found, f"{terminal.curve(rates)}\n\n{terminal.pairs({**facts, **ends}, width=None)}")
+    settings = {key: terminal.flat(value) for key, value in train.items()}
+    words = terminal.pairs({"model": found["effective"]["model"]["name"], "steps": found["steps"]})
+    text = [words, "", "settings", terminal.pairs(settings, width=None), "", "why"]
+    return Output(found, "\n".join([*text, terminal.pairs(found["why"], width=None)]))
 
 
 def resume(run: Path, /, *, common: Common | None = None) -> Output:
