@@ -88,6 +88,7 @@ def train(
     download: Flag = False,
     dry_run: Flag = False,
     show_schedule: Flag = False,
+    find_rate: Flag = False,
     common: Training | None = None,
 ) -> Output:
     """Train a network; the run folder that is printed takes every later verb.
@@ -114,11 +115,15 @@ def train(
         Show the settings that would take effect, and why; train nothing.
     show_schedule
         Draw the learning rate over the steps; train nothing.
+    find_rate
+        Let the learning rate grow until the loss explodes, draw the loss over it and suggest one; keep nothing.
     """
     from danlu import pipeline
 
     common = common or Training()
     overrides = overrides_of(set, epochs, budget)
+    if find_rate:
+        return _found_rate(data, model, recipe, overrides, download, common)
     if dry_run or show_schedule:
         return _preview(data, model, recipe, overrides, download, common, drawn=show_schedule)
     folder, _ = pipeline.begin(
@@ -162,6 +167,31 @@ def _preview(
     words = terminal.pairs({"model": found["effective"]["model"]["name"], "steps": found["steps"]})
     text = [words, "", "settings", terminal.pairs(settings, width=None), "", "why"]
     return Output(found, "\n".join([*text, terminal.pairs(found["why"], width=None)]))
+
+
+def _found_rate(
+    source: str, model: str, recipe: str | None, overrides: dict[str, Any], download: bool, common: Training
+) -> Output:
+    from danlu.data.load import load_data
+    from danlu.train.finder import find_rate
+
+    found = find_rate(
+        load_data(source, seed=common.seed, download=download),
+        model=model,
+        recipe=recipe,
+        overrides=overrides,
+        seed=common.seed,
+        device=common.device,
+        threads=common.threads,
+    )
+    rates, suggested = found["rates"], found["suggested"]
+    if not rates:
+        return Output(found, "the first loss is not finite: no rate can be suggested", exit_code=1)
+    words = (
+        "none: the loss never fell" if suggested is None else f"{suggested:.2g}  (--set optimizer.lr={suggested:.2g})"
+    )
+    facts = {"rates": f"{rates[0]:.1e} to {rates[-1]:.1e}, left to right", "suggested": words}
+    return Output(found, f"{terminal.curve(found['losses'])}\n\n{terminal.pairs(facts, width=None)}")
 
 
 def resume(run: Path, /, *, common: Common | None = None) -> Output:
