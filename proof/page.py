@@ -25,7 +25,8 @@ LEGEND_EN = """\
   logit in eval and in train mode, relative to the largest absolute one. Weights go both ways.
 - **Learns**: of 512 real pictures (CIFAR-10 or MNIST), how many are classified rightly after how many steps from a
   fresh start. *small* marks that a narrower or shallower twin of the same class was trained.
-- **ONNX**: the largest relative difference in ONNX Runtime at batch sizes 3 and 7, exported at 2."""
+- **ONNX**: the largest relative difference in ONNX Runtime at batch sizes 3 and 7, exported at 2. *small* and a
+  name mark that the narrow twin of that variant was exported, which has the same class and code path."""
 
 LEGEND_ZH = """\
 - **参数量、MACs**：按所注图片尺寸与类别数得到的精确值。MACs 是卷积、线性层与矩阵乘法的乘加次数，FLOPs 为其两倍。
@@ -36,7 +37,8 @@ LEGEND_ZH = """\
   相对于绝对值最大的 logit。权重可双向转换。
 - **能学习**：512 张真实图片（CIFAR-10 或 MNIST），从全新初始化训练若干步后分对的比例。
   *小* 表示训练的是同一个类的更窄或更浅的形式。
-- **ONNX**：以批大小 2 导出，在批大小 3 与 7 时 ONNX Runtime 的最大相对差值。"""
+- **ONNX**：以批大小 2 导出，在批大小 3 与 7 时 ONNX Runtime 的最大相对差值。
+  *小* 与括号中的名字表示导出的是那个网络的窄的形式，它与本网络是同一个类、同一条代码路径。"""
 
 TEXT = {
     "en": {
@@ -139,7 +141,8 @@ def _proven(variant: Variant, row: dict[str, Any] | None, text: dict[str, Any]) 
     return [
         against,
         text["learns"].format(accuracy=100 * learnt["accuracy"], steps=learnt["steps"]) + small,
-        f"{measured['onnx']['error']:.0e}",
+        f"{measured['onnx']['error']:.0e}"
+        + (f"{text['small']} (`{measured['onnx']['as']}`)" if "as" in measured["onnx"] else ""),
     ]
 
 

@@ -33,6 +33,7 @@ __all__ = [
     "make_divisible",
     "maxout",
     "mish",
+    "pad_same",
     "same_padding",
     "scaled_tanh",
     "unseen_pixels",
@@ -161,7 +162,7 @@ class StochasticDepth(nn.Module):
         """Return [B, …] with some of the B samples zero; the same in eval mode or at rate 0."""
         if not self.training or self.rate == 0:
             return x
-        keep = torch.empty((len(x),) + (1,) * (x.dim() - 1), device=x.device, dtype=x.dtype)
+        keep = x.new_empty((x.shape[0],) + (1,) * (x.dim() - 1))
         return x * keep.bernoulli_(1 - self.rate) / (1 - self.rate)
 
     def extra_repr(self) -> str:
@@ -204,12 +205,21 @@ def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tupl
     return needed // 2, needed - needed // 2
 
 
+def pad_same(
+    x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int] = (1, 1), value: float = 0.0
+) -> Tensor:
+    """Return maps [B, C, H, W] with ``value`` around them as :func:`same_padding` says, height first."""
+    top, bottom = same_padding(x.shape[2], kernel[0], stride[0], dilation[0])
+    left, right = same_padding(x.shape[3], kernel[1], stride[1], dilation[1])
+    return F.pad(x, (left, right, top, bottom), value=value) if top + bottom + left + right else x
+
+
 class SameConv2d(nn.Conv2d):
     """Convolution padded as TensorFlow's ``SAME``: [B, C, H, W] -> [B, C', ceil(H / stride), ceil(W / stride)]."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of the padded maps."""
-        x = _pad_same(x, self.kernel_size, self.stride, self.dilation, 0.0)
+        x = pad_same(x, self.kernel_size, self.stride, self.dilation)
         return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
@@ -223,7 +233,7 @@ class SameMaxPool2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, C, ceil(H / stride), ceil(W / stride)]."""
         pair, step = (self.kernel, self.kernel), (self.stride, self.stride)
-        return F.max_pool2d(_pad_same(x, pair, step, (1, 1), -math.inf), self.kernel, self.stride)
+        return F.max_pool2d(pad_same(x, pair, step, value=-math.inf), self.kernel, self.stride)
 
 
 class SameAvgPool2d(nn.Module):
@@ -236,15 +246,9 @@ class SameAvgPool2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, C, ceil(H / stride), ceil(W / stride)]."""
         pair, step = (self.kernel, self.kernel), (self.stride, self.stride)
-        inside = _pad_same(torch.ones_like(x[:1, :1]), pair, step, (1, 1), 0.0)
-        means = F.avg_pool2d(_pad_same(x, pair, step, (1, 1), 0.0), self.kernel, self.stride)
+        inside = pad_same(torch.ones_like(x[:1, :1]), pair, step)
+        means = F.avg_pool2d(pad_same(x, pair, step), self.kernel, self.stride)
         return means / F.avg_pool2d(inside, self.kernel, self.stride)
-
-
-def _pad_same(x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], value: float) -> Tensor:
-    top, bottom = same_padding(x.shape[2], kernel[0], stride[0], dilation[0])
-    left, right = same_padding(x.shape[3], kernel[1], stride[1], dilation[1])
-    return F.pad(x, (left, right, top, bottom), value=value)
 
 
 class SPP(nn.Module):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
+import math
 import re
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -21,15 +22,18 @@ from danlu.core.errors import CheckFailed
 from danlu.models import MODELS
 from danlu.models.base import Variant, VisionModel
 from danlu.proof.learning import learns
-from danlu.proof.parity import logits_of, near, parity
+from danlu.proof.parity import Uninitialised, logits_of, near, parity, quiet
 
-__all__ = ["CHECKS", "COUNTS", "Check", "agrees", "read_docstring"]
+__all__ = ["CHECKS", "COUNTS", "Check", "agrees", "pictures", "random_model", "randomise", "read_docstring", "rounding"]
 
 M = TypeVar("M", bound=nn.Module)
 Measured = dict[str, Any]
 Check = Callable[[Variant], Measured | None]
 
 FIELDS = ("Title", "Authors", "Year", "Link", "New", "Table", "Deviations")
+# Another batch size or runtime takes other kernels, which sum in another order. What that may come to in the logits,
+# and how many times the effect of one rounding of the pictures, for networks whose products amplify it.
+ROUNDING, ROUNDINGS = 1e-4, 100
 _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9}
 
 
@@ -53,11 +57,17 @@ def randomise(model: M, seed: int = 0) -> M:
     return model
 
 
+# The last variant and its random network: the checks of one variant follow one another.
+_drawn: list[tuple[Variant, VisionModel]] = []
+
+
 def random_model(variant: Variant) -> VisionModel:
-    """Return the variant's network with random values; its own initialisation is not waited for."""
-    with torch.device("meta"):
-        model = variant.build()
-    return randomise(model.to_empty(device="cpu"))
+    """Return the variant's network with random values, the same at each call; nothing else shares its tensors."""
+    if not _drawn or _drawn[0][0] is not variant:
+        with torch.device("meta"):
+            model = variant.build()
+        _drawn[:] = [(variant, randomise(model.to_empty(device="cpu")))]
+    return copy.deepcopy(_drawn[0][1])
 
 
 def pictures(variant: Variant, batch: int, seed: int = 1) -> Tensor:
@@ -146,6 +156,17 @@ def _stages(variant: Variant) -> Measured:
     return {"stages": [{**vars(stage), "output": shapes[stage.name]} for stage in model.stages]}
 
 
+def rounding(model: VisionModel, x: Tensor) -> float:
+    """Return how far float32 may take the logits of two equal computations apart, of the largest |logit|.
+
+    Measured by what the least change of every pixel does to the logits.
+    """
+    with torch.no_grad():
+        expected = model(x)
+        moved = model(torch.nextafter(x, torch.full_like(x, math.inf)))
+        return max(ROUNDING, ROUNDINGS * float((moved - expected).abs().max() / expected.abs().max()))
+
+
 def _output(variant: Variant) -> None:
     """Logits are [B, K] and finite, for one picture and for several."""
     model = random_model(variant).eval()
@@ -173,8 +194,7 @@ def _composition(variant: Variant) -> None:
 
 def _gradients(variant: Variant) -> None:
     """Every parameter that requires a gradient gets one that is not zero."""
-    model = random_model(variant).train()
-    torch.manual_seed(0)
+    model = quiet(random_model(variant)).train()  # a branch that is dropped for all pictures has no gradient
     outputs = logits_of(model(pictures(variant, 4)))
     generator = torch.Generator().manual_seed(2)
     loss = sum((one * torch.randn(one.shape, generator=generator)).sum() for one in outputs.values())
@@ -194,16 +214,18 @@ def _batch_independence(variant: Variant) -> None:
     model = random_model(variant).eval()
     x = pictures(variant, 3)
     with torch.no_grad():
+        allowed = rounding(model, x)
         together, alone = model(x), torch.cat([model(x[i : i + 1]) for i in range(3)])
         x[1:] = 100 * x[1:]
-        near(model(x)[:1], alone[:1], "a picture beside others")
-    near(together, alone, "a batch and its pictures one by one")
+        near(model(x)[:1], alone[:1], "a picture beside others", allowed)
+    near(together, alone, "a batch and its pictures one by one", allowed)
 
 
 def _state_dict(variant: Variant) -> None:
     """Weights saved and loaded into a fresh model give the same logits."""
     model = random_model(variant).eval()
-    fresh = randomise(variant.build(), seed=5).eval()
+    with Uninitialised():
+        fresh = variant.build().eval()
     fresh.load_state_dict(copy.deepcopy(model.state_dict()))
     x = pictures(variant, 2)
     with torch.no_grad():
@@ -303,15 +325,14 @@ def _onnx(variant: Variant) -> Measured:
     session = onnxruntime.InferenceSession(
         program.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    error = 0.0
+    error, allowed = 0.0, rounding(model, pictures(variant, 2))
     for batch in (3, 7):
         x = pictures(variant, batch)
         with torch.no_grad():
             expected = model(x)
         found = torch.from_numpy(session.run(["logits"], {"x": x.numpy()})[0])
         _expect(list(found.shape), list(expected.shape), f"ONNX output shape at batch {batch}")
-        # Another runtime fuses and sums in another order; deep networks amplify that more than their twin in torch.
-        error = max(error, near(found, expected, f"ONNX at batch {batch}", tolerance=1e-4))
+        error = max(error, near(found, expected, f"ONNX at batch {batch}", allowed))
     return {"error": error, "batches": [3, 7]}
 
 

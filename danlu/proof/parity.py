@@ -9,15 +9,30 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from danlu.core.errors import CheckFailed
 from danlu.models.base import Variant, VisionModel, WeightMapping
 
-__all__ = ["build_reference", "logits_of", "near", "parity", "quiet"]
+__all__ = ["Uninitialised", "build_reference", "logits_of", "near", "parity", "quiet"]
 
 # Of the largest |value|: what float32 sums in another order may differ by.
 TOLERANCE = 1e-5
 _RANDOM = (nn.Dropout, nn.Dropout2d, nn.AlphaDropout)
+_DRAWS = {torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.erfinv_}
+
+
+class Uninitialised(TorchFunctionMode):
+    """Networks built under it skip the draws of their initialisation, which for large ones take longer than a forward.
+
+    What they hold is not to be used before every weight was loaded.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Leave tensors that would be drawn as they are."""
+        if func in _DRAWS or getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def near(found: Tensor, expected: Tensor, what: str, tolerance: float = TOLERANCE) -> float:
@@ -52,7 +67,9 @@ def build_reference(mapping: WeightMapping) -> nn.Module:
         ModuleNotFoundError: its package is not installed.
     """
     module, _, name = mapping.builder.partition(":")
-    built: nn.Module = getattr(importlib.import_module(module), name)(**mapping.arguments)
+    builder = getattr(importlib.import_module(module), name)
+    with Uninitialised():
+        built: nn.Module = builder(**mapping.arguments)
     return built
 
 
@@ -98,7 +115,8 @@ def parity(
             if value.is_floating_point() and name.endswith(("running_mean", "running_var")):
                 near(value, expected[name], f"train mode: {name} after one batch", max(1e-4, mapping.tolerance))
         # The other way: what the reference holds now, statistics of train mode included, loaded into a fresh network.
-        fresh = quiet(variant.build())
+        with Uninitialised():
+            fresh = quiet(variant.build())
         fresh.load_state_dict(mapping.from_reference(expected, fresh.state_dict()))
         _compare(fresh.eval(), theirs.eval(), x, mapping, "the reference's weights in ours")
     return errors

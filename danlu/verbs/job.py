@@ -126,20 +126,10 @@ def train(
         return _found_rate(data, model, recipe, overrides, download, common)
     if dry_run or show_schedule:
         return _preview(data, model, recipe, overrides, download, common, drawn=show_schedule)
-    folder, _ = pipeline.begin(
-        data,
-        pipeline.Stages(total=2),
-        model=model,
-        recipe=recipe,
-        overrides=overrides,
-        out=common.out,
-        seed=common.seed,
-        device=common.device,
-        threads=common.threads,
-        weights=weights,
-        download=download,
-        requested=requested_of("train", data, model, recipe, overrides, weights, common, download=download),
-    )
+    asked = requested_of("train", data, model, recipe, overrides, weights, common, download=download)
+    chosen: dict[str, Any] = {"model": model, "recipe": recipe, "overrides": overrides, "weights": weights}
+    where: dict[str, Any] = {"out": common.out, "seed": common.seed, "device": common.device, "threads": common.threads}
+    folder, _ = pipeline.begin(data, pipeline.Stages(total=2), download=download, requested=asked, **chosen, **where)
     return run_output(folder.path)
 
 

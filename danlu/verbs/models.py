@@ -49,22 +49,36 @@ def models_list(
     picture_size
         Only those that take pictures of this height and width.
     """
+    rows = _listed(
+        pattern,
+        task=task,
+        parameters=(
+            _amount(min_parameters, "--min-parameters", 0),
+            _amount(max_parameters, "--max-parameters", math.inf),
+        ),
+        macs=(_amount(min_macs, "--min-macs", 0), _amount(max_macs, "--max-macs", math.inf)),
+        years=_years(year),
+        side=picture_size,
+    )
+    return Output(rows, terminal.rows(rows) if rows else "no network is like that")
+
+
+def _listed(
+    pattern: str,
+    *,
+    task: str | None,
+    parameters: tuple[float, float],
+    macs: tuple[float, float],
+    years: tuple[float, float],
+    side: int | None,
+) -> list[dict[str, Any]]:
     from danlu.models import MODELS
 
     tasks = sorted({facts["task"] for facts in MODELS.index.values()})
     if task not in (None, *tasks):
-        raise InputError(
-            f"no network is for {task!r}", where="--task", nearest=nearest_names(str(task), tasks), allowed=tasks
-        )
-    first, last = _years(year)
-    limits = {
-        "parameters": (
-            _amount(min_parameters, "--min-parameters", 0),
-            _amount(max_parameters, "--max-parameters", math.inf),
-        ),
-        "macs": (_amount(min_macs, "--min-macs", 0), _amount(max_macs, "--max-macs", math.inf)),
-    }
-    rows = [
+        near = nearest_names(str(task), tasks)
+        raise InputError(f"no network is for {task!r}", where="--task", nearest=near, allowed=tasks)
+    return [
         {
             "name": name,
             "parameters": facts["parameters"],
@@ -75,13 +89,13 @@ def models_list(
             "paper": facts["paper"],
         }
         for name, facts in sorted(MODELS.index.items())
-        if (fnmatch.fnmatchcase(name, pattern) or any(fnmatch.fnmatchcase(one, pattern) for one in facts["aliases"]))
+        if any(fnmatch.fnmatchcase(one, pattern) for one in (name, *facts["aliases"]))
         and task in (None, facts["task"])
-        and all(low <= facts[what] <= high for what, (low, high) in limits.items())
-        and first <= facts["year"] <= last
-        and _takes(facts, picture_size)
+        and parameters[0] <= facts["parameters"] <= parameters[1]
+        and macs[0] <= facts["macs"] <= macs[1]
+        and years[0] <= facts["year"] <= years[1]
+        and _takes(facts, side)
     ]
-    return Output(rows, terminal.rows(rows) if rows else "no network is like that")
 
 
 def _takes(facts: Mapping[str, Any], side: int | None) -> bool:
