@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from danlu.tasks.classification import Batch
     from danlu.train.loop import Training
 
-__all__ = ["grid", "write_augmented"]
+__all__ = ["grid", "show_batch", "write_augmented"]
 
 _COLUMNS, _ROWS, _GAP = 12, 4, 2
 _CELL = 56

@@ -6,9 +6,8 @@ Authors: Christian Szegedy, Wei Liu, Yangqing Jia, Pierre Sermanet, Scott Reed, 
 Year: 2014 (CVPR 2015)
 Link: https://arxiv.org/abs/1409.4842
 New: modules of four branches side by side, cheap because 1×1 convolutions narrow what the wide kernels see.
-Table: table 1 (widths, parameters, operations), figure 3 (order of layers), section 5 (auxiliary heads, dropout).
-    Table 1 gives the first layer 2.7K parameters, but 7·7·3·64 weights are 9.4K; its column sums to 6.8M, the network
-    has 7.0M.
+Table: table 1 (widths), figure 3 (order of layers), section 5 (auxiliary heads, dropout). The parameters given here are
+    the closed form of those widths with biases.
 
 Deviations:
 - The constants of the normalisation are those of the released Caffe model (5 channels, α = 10⁻⁴ of the mean, β = 0.75,
@@ -244,8 +243,7 @@ def _variant(name: str, auxiliary: bool, parameters: int) -> Variant:
             parameters="none published",
             macs="1.5 G",
             accuracy={"ImageNet-1K top-5": 89.93},
-            source="section 5 (1.5 billion multiply-adds), table 3 (10.07 % top-5 error of one network on one crop); "
-            "table 1 rounds its parameters by rows, and errs in the first",
+            source="section 5 (1.5 billion multiply-adds), table 3 (10.07 % top-5 error of one network on one crop)",
             unverified=("accuracy",),
         ),
         mapping=WeightMapping(

@@ -5,8 +5,7 @@ Authors: Christian Szegedy, Sergey Ioffe, Vincent Vanhoucke, Alex Alemi
 Year: 2016 (AAAI 2017)
 Link: https://arxiv.org/abs/1602.07261
 New: residual connections around cheaper Inception modules train faster; scaling what is added keeps wide ones stable.
-Table: figures 3, 7 and 15 to 18, table 1 (widths); table 2 has 19.9 % top-1 error for one crop. Parameters and
-    accuracy are those of timm.
+Table: figures 3, 7 and 15 to 18, table 1 (widths). Parameters and accuracy are those of timm.
 
 Deviations:
 - The authors' released program (with timm) is not the paper's network, and this is the program's: its stem is that of

@@ -205,7 +205,7 @@ VARIANTS = (
         aliases=("inceptionresnetv2",),
         representative=True,
         check_input=(3, 20, 20),
-        learning=Learning(arguments={"blocks": (1, 1, 2), "width": 0.25}, size=10, steps=80, rate=2e-3),
+        learning=Learning(arguments={"blocks": (1, 1, 1), "width": 0.25}, size=10, steps=80, rate=2e-3),
     ),
 )
 

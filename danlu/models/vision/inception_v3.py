@@ -7,7 +7,7 @@ Link: https://arxiv.org/abs/1512.00567
 New: 5×5 kernels become two of 3×3, 7×7 become 1×7 and 7×1, pooling and convolution halve the map side by side; batch
     norm in the auxiliary head; label smoothing.
 Table: table 1 (outline), figures 5 to 7 and 10 (modules); parameters, operations and accuracy are those of
-    torchvision, whose weights come from the authors' program. The paper's table 3 has 21.2 % top-1 error for one crop.
+    torchvision, whose weights come from the authors' program.
 
 Deviations:
 - The stem, and what figures 5 to 7 leave open, are those of the authors' released program (with torchvision): its
@@ -374,7 +374,7 @@ VARIANTS = (
         aliases=("inceptionv3",),
         representative=True,
         check_input=(3, 20, 20),
-        learning=Learning(arguments=_TWIN, size=15, steps=120, rate=2e-3),
+        learning=Learning(arguments={**_TWIN, "width": 0.125}, size=15, steps=120, rate=3e-3),
     ),
 )
 

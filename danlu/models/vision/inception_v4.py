@@ -5,8 +5,7 @@ Authors: Christian Szegedy, Sergey Ioffe, Vincent Vanhoucke, Alex Alemi
 Year: 2016 (AAAI 2017)
 Link: https://arxiv.org/abs/1602.07261
 New: one module for each size of the map, the same every time; a stem that branches as the modules do.
-Table: figures 3 to 9 and table 1 (widths); table 2 has 20.0 % top-1 error for one crop. Parameters and accuracy are
-    those of timm.
+Table: figures 3 to 9 and table 1 (widths). Parameters and accuracy are those of timm.
 
 Deviations:
 - Batch norm (ε = 10⁻³) follows every convolution, as in the authors' released program (with timm); the figures leave

@@ -36,9 +36,6 @@ from danlu.models.layers import SameConv2d, SameMaxPool2d, same_padding
 __all__ = ["VARIANTS", "NASNetA", "NormalCell", "ReductionCell", "Separable", "Shrink", "Squeeze"]
 
 
-_SKIPPED = ("stack2", "stack3")  # whose reduction cell can be skipped as h_(i-1)
-
-
 def _norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=1e-3)
 
@@ -213,12 +210,11 @@ class NASNetA(VisionModel):
                 else:
                     previous = _adjust(before, now, width)
                     stack.append((ReductionCell if reduces else NormalCell)(previous, now[0], width))
-                before = before if skip and reduces and name in _SKIPPED else now
+                before = before if skip and reduces and name.startswith("stack") else now
                 now = (4 * width, 2 * now[1]) if reduces else (6 * width, now[1])
             self.body[name] = stack
             stages.append(Stage(name, *now))
-        self.stages = tuple(stages)
-        self.smallest = now[1]
+        self.stages, self.smallest = tuple(stages), now[1]
         self.dropout = nn.Dropout(0.5)
         self.classifier = nn.Linear(now[0], num_classes)
         self.apply(_initialise)
@@ -229,9 +225,8 @@ class NASNetA(VisionModel):
         out = {}
         now = before = out["stem"] = self.stem(x)  # [B, stem, H/2, W/2]
         for name, stack in self.body.items():
-            assert isinstance(stack, nn.ModuleList)
-            for cell in stack:
-                keep = self.skip and isinstance(cell, ReductionCell) and name in _SKIPPED
+            for cell in stack.children():
+                keep = self.skip and isinstance(cell, ReductionCell) and name.startswith("stack")
                 now, before = cell(now, before), before if keep else now
             out[name] = now  # at last [B, 24 · channels, H/32, W/32]
         return out
@@ -273,6 +268,7 @@ def _initialise(module: nn.Module) -> None:
 
 
 _TIMM = renamer(
+    (r"^body\.stem_cell(\d)\.0\.", r"cell_stem_\1."),
     (r"^stem\.0\.", "conv0.conv."),
     (r"^stem\.1\.", "conv0.bn."),
     (r"\.current\.", ".conv_1x1."),
@@ -311,11 +307,7 @@ def _rename_timm(cells: int) -> Callable[[str], str]:
         normal = f"cell_{(stack - 1) * cells + index - (stack > 1)}."
         return f"reduction_cell_{stack - 2}." if stack > 1 and index == 0 else normal
 
-    def rename(name: str) -> str:
-        name = re.sub(r"^body\.stem_cell(\d)\.0\.", r"cell_stem_\1.", name)
-        return _TIMM(re.sub(r"^body\.stack(\d)\.(\d+)\.", number, name))
-
-    return rename
+    return lambda name: _TIMM(re.sub(r"^body\.stack(\d)\.(\d+)\.", number, name))
 
 
 def _rename_cv(name: str) -> str:

@@ -215,7 +215,7 @@ VARIANTS = (
         smallest=35,
         representative=True,
         check_input=(3, 71, 71),
-        learning=Learning(arguments=_TWIN, size=40, steps=120, rate=3e-3),
+        learning=Learning(arguments=_TWIN, size=48, steps=120, rate=3e-3),
     ),
     Variant(
         name="xception_cifar",
