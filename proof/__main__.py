@@ -26,6 +26,8 @@ from danlu.models import MODELS, list_models
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).with_name("models.json")
 SHIPPED = ROOT / "danlu/proof/recorded.json"
+# Networks whose proof is still to run, one a line; the page says so of each.
+PENDING = Path(__file__).with_name("pending.txt")
 COMMON = ("danlu.models.base", "danlu.proof.checks", "danlu.proof.learning", "danlu.proof.parity")
 
 
@@ -73,6 +75,19 @@ def recorded() -> dict[str, Any]:
     """Return the recorded rows by variant."""
     rows: dict[str, Any] = read_json(RESULTS)["rows"] if RESULTS.exists() else {}
     return rows
+
+
+def pending() -> list[str]:
+    """Return the networks whose proof is still to run."""
+    return PENDING.read_text(encoding="utf-8").split() if PENDING.exists() else []
+
+
+def tidy() -> None:
+    """Keep only rows that hold for today's source; list the others as pending."""
+    rows = {name: row for name, row in recorded().items() if name in MODELS.index and is_proven(name)}
+    write_json(RESULTS, {"schema": 1, "environment": describe_environment(), "rows": rows})
+    write_json(SHIPPED, shipped(rows))
+    PENDING.write_text("".join(f"{name}\n" for name in MODELS.names() if name not in rows), encoding="utf-8")
 
 
 def shipped(rows: dict[str, Any]) -> dict[str, Any]:
@@ -173,6 +188,7 @@ def main(words: list[str]) -> None:
             save({name: row})
         advance(len(stale), "")
     save({})
+    tidy()
     page.main()
     if failed:
         sys.exit("not proven:\n" + "\n".join(failed))

@@ -65,7 +65,7 @@ TEXT = {
         "learns": "{accuracy:.1f} % in {steps} steps",
         "small": ", small",
         "classes": "{picture}, {classes}",
-        "unproven": "not proven",
+        "unproven": "proof still to run",
     },
     "zh": {
         "title": "# 全部网络及其证明",
@@ -82,7 +82,7 @@ TEXT = {
         "learns": "{accuracy:.1f} %，{steps} 步",
         "small": "，小",
         "classes": "{picture}，{classes}",
-        "unproven": "未证明",
+        "unproven": "证明尚未运行",
     },
 }
 

@@ -12,6 +12,7 @@ from benchmarks import tables
 from danlu import verbs
 from danlu.models import MODELS
 from proof import page as zoo
+from proof.__main__ import pending
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(path.name for path in (ROOT / "docs/en").glob("*.md"))
@@ -88,4 +89,5 @@ def test_the_page_of_networks_is_of_the_recorded_proofs(language: str) -> None:
     assert len(rows) == len(MODELS.names())
     for row in rows:
         assert all(cell.strip() for cell in row.strip("|").split("|")), f"an empty cell: {row}"
-        assert zoo.TEXT[language]["unproven"] not in row
+        name = row.split("`")[1]
+        assert (zoo.TEXT[language]["unproven"] in row) == (name in pending())

@@ -275,7 +275,7 @@ def _variant(
         smallest=33,
         representative=True,
         check_input=(3, 64, 64),
-        learning=Learning(data="mnist", arguments=twin, size=40, steps=120, rate=5e-3),
+        learning=Learning(data="mnist", arguments=twin, size=40, steps=320, rate=3e-3),
     )
 
 

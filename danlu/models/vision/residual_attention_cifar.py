@@ -211,7 +211,7 @@ def _variant(layers: int, parameters: int, macs: int, accuracy: float, aliases: 
         smallest=16,
         representative=layers == 56,
         aliases=aliases,
-        learning=Learning(arguments={"modules": (0, 1, 1), "width": 16}, size=16, steps=160, rate=2e-3),
+        learning=Learning(arguments={"modules": (0, 1, 1), "width": 16}, size=16, steps=320, rate=2e-3),
     )
 
 
