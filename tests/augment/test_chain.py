@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -99,19 +97,3 @@ def test_bad_settings_are_named(values: dict[str, object], message: str) -> None
 
 def test_make_augmentation_uses_the_settings() -> None:
     assert make_augmentation({"name": "pad_crop", "padding": 2}) == PadCrop(padding=2)
-
-
-def test_fast_enough_not_to_hold_training_up() -> None:
-    """The claim is 40,000 pictures/s at 32 px on one thread; a fifth of it is asked, as neighbours may be busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        chain, pictures = Chain([PadCrop(), Flip()]), torch.zeros(128, 32, 32, 3, dtype=torch.uint8)
-        times = []
-        for epoch in range(30):
-            begin = time.perf_counter()
-            chain.pictures(pictures, Draws(0, epoch, np.arange(128)))
-            times.append(time.perf_counter() - begin)
-    finally:
-        torch.set_num_threads(threads)
-    assert 128 / min(times) > 8_000

@@ -47,8 +47,8 @@ class ChannelGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the maps, each scaled by its gate."""
-        pooled = torch.stack([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))])  # [2, B, C]
-        gate = torch.sigmoid(self.fc2(F.relu(self.fc1(pooled))).sum(dim=0))  # [B, C]
+        mean, maximum = x.mean(dim=(2, 3)), x.amax(dim=(2, 3))  # [B, C] each
+        gate = torch.sigmoid(self.fc2(F.relu(self.fc1(mean))) + self.fc2(F.relu(self.fc1(maximum))))
         return x * gate[:, :, None, None]
 
 
