@@ -25,13 +25,16 @@ _DRAWS = {torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.erfinv_}
 class Uninitialised(TorchFunctionMode):
     """Networks built under it skip the draws of their initialisation, which for large ones take longer than a forward.
 
-    What they hold is not to be used before every weight was loaded.
+    What is drawn is 0: a truncated distribution is drawn until all of it lies within its bounds, and what happens to be
+    in memory may never do. What they hold is not to be used before every weight was loaded.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Leave tensors that would be drawn as they are."""
+        """Set tensors that would be drawn to 0."""
         if func in _DRAWS or getattr(func, "__module__", "") == "torch.nn.init":
-            return args[0] if args else kwargs["tensor"]
+            tensor: Tensor = args[0] if args else kwargs["tensor"]
+            with torch.no_grad():
+                return tensor.zero_()
         return func(*args, **(kwargs or {}))
 
 

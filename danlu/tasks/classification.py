@@ -1,4 +1,4 @@
-"""One label a picture: softmax, cross-entropy with label smoothing, accuracy."""
+"""One label a picture: cross-entropy with label smoothing, or another loss of ``losses.py``; accuracy."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from danlu.core.errors import InputError
 from danlu.models.base import VisionModel
 from danlu.tasks import TASKS
+from danlu.tasks.losses import LossSettings, label_losses
 from danlu.tasks.preprocess import Preprocess
 
 __all__ = ["NO_LABEL", "Batch", "Classification", "ExportModule", "Phase"]
@@ -68,19 +69,29 @@ class Classification:
     Args:
         classes: the K class names, in the order of the logits.
         label_smoothing: ε of Szegedy et al. 2015: the target is 1 - ε on the label plus ε / K everywhere.
+        loss: what is minimised; the plain cross-entropy by default.
+        weights: float32 [K] of the classes, see :func:`danlu.tasks.losses.class_weights`.
     """
 
     name = "classification"
     metrics = ("accuracy", "cross_entropy")
     best = ("accuracy", "max")
 
-    def __init__(self, classes: Sequence[str], label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self,
+        classes: Sequence[str],
+        label_smoothing: float = 0.0,
+        loss: LossSettings | None = None,
+        weights: Tensor | None = None,
+    ) -> None:
         if not classes:
             raise InputError("a classification needs at least one class", where="classes")
         if not 0.0 <= label_smoothing < 1.0:
             raise InputError(f"label_smoothing = {label_smoothing}", where="classification", allowed=["0 <= ε < 1"])
         self.classes = tuple(classes)
         self.label_smoothing = label_smoothing
+        self.loss_settings = loss or LossSettings()
+        self.weights = weights
 
     def collate(
         self, pictures: NDArray[np.uint8], labels: NDArray[np.int64] | Sequence[int], ids: Sequence[str]
@@ -117,9 +128,11 @@ class Classification:
             draw: randomness of this step; this task needs none.
 
         Returns:
-            ``loss``: the mean smoothed cross-entropy over labelled pictures, 0 where there are none, plus that of each
-            side output times the network's ``auxiliary_weight``; differentiated.
-            ``cross_entropy``: the same without smoothing; ``correct`` and ``labelled``: counts. These are detached.
+            ``loss``: the mean loss over labelled pictures, 0 where there are none, plus that of each side output times
+            the network's ``auxiliary_weight``; differentiated. Class weights do not change what it is divided by, so
+            that parts of a batch add up to the whole.
+            ``cross_entropy``: of the softmax, without smoothing and weights; ``correct`` and ``labelled``: counts.
+            These are detached.
         """
         del draw
         outputs = model(batch.pictures)
@@ -135,12 +148,18 @@ class Classification:
         """Return what :meth:`loss` returns, for float32 logits [B, K] and labels [B]."""
         labelled = (label != NO_LABEL).sum()
         scale = 1.0 / labelled.clamp(min=1).to(logits.dtype)
-        loss = F.cross_entropy(
-            logits, label, ignore_index=NO_LABEL, reduction="sum", label_smoothing=self.label_smoothing
-        )
+        is_plain = self.loss_settings == LossSettings() and self.weights is None
+        if is_plain:
+            loss = F.cross_entropy(
+                logits, label, ignore_index=NO_LABEL, reduction="sum", label_smoothing=self.label_smoothing
+            )
+        else:
+            there = label != NO_LABEL
+            losses = label_losses(logits, label.where(there, 0), self.loss_settings, self.label_smoothing, self.weights)
+            loss = (losses * there).sum()
         with torch.no_grad():
             plain = loss.detach()
-            if self.label_smoothing:
+            if self.label_smoothing or not is_plain:
                 plain = F.cross_entropy(logits, label, ignore_index=NO_LABEL, reduction="sum")
             # NO_LABEL equals no class, so an unlabelled picture is never counted as right.
             correct = (logits.argmax(1) == label).sum() if len(label) else labelled
@@ -162,7 +181,12 @@ class Classification:
 
     def to_record(self) -> dict[str, Any]:
         """Return the task as plain values."""
-        return {"name": self.name, "classes": list(self.classes), "label_smoothing": self.label_smoothing}
+        return {
+            "name": self.name,
+            "classes": list(self.classes),
+            "label_smoothing": self.label_smoothing,
+            "loss": self.loss_settings.model_dump(mode="json"),
+        }
 
 
 def _auxiliary_weight(model: nn.Module) -> float:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from danlu.core import seeds
 from danlu.core.log import progress
-from danlu.core.records import RunFolder
 from danlu.data.load import Data
-from danlu.train.start import choose, settled
+from danlu.train.start import choose, fresh, settled
 
 __all__ = ["find_rate", "suggest"]
 
@@ -47,7 +45,7 @@ def find_rate(
     losses: list[float] = []
     mean = 0.0
     with settled(plan), progress("find rate", STEPS, "steps") as bar:
-        training = plan.build(data, RunFolder(Path()))
+        training = fresh(plan, data)
         training.model.train()
         size = plan.config.batch_size
         order = seeds.permutation(len(training.train), "train/order", seed, 0)

@@ -33,13 +33,14 @@ from danlu.train.checkpoint import Checkpoint, Checkpoints
 from danlu.train.ema import MovingAverage
 from danlu.train.gradients import constrain, prepare
 from danlu.train.lookahead import Lookahead
+from danlu.train.memory import peak_bytes
 from danlu.train.optimizers import Optimizer
-from danlu.train.precision import autocast
+from danlu.train.precision import LossScaler, autocast
 from danlu.train.schedule import learning_rate
 from danlu.train.settings import TrainConfig
 from danlu.train.signals import StopRequest, stop_requests
 from danlu.train.state import Best, State, Tally
-from danlu.train.step import add_gradients
+from danlu.train.step import gradients
 from danlu.train.trackers import Trackers
 from danlu.train.transfer import Transfer
 from danlu.train.watch import LossWatch, stack
@@ -92,7 +93,7 @@ class Training:
         model: uint8 pictures [B, H, W, C] -> logits.
         optimizer: over the network's parameters.
         device: where the model is.
-        precision: ``fp32`` or ``bf16``.
+        precision: ``fp32``, ``tf32``, ``bf16`` or ``fp16``.
         chain: the augmentations.
         train: the training split.
         validation: the validation split; the test split is not known here.
@@ -100,7 +101,9 @@ class Training:
         state: where training stands.
         average: a moving average of the weights, if wanted.
         transfer: what is frozen in which epoch, if anything is.
+        scaler: of the loss, in half precision.
         trackers: where figures go beside the log.
+        data_share: share of the last epoch's training time that its steps waited for pictures.
         last_indices: the samples of the last step's batch.
     """
 
@@ -119,7 +122,9 @@ class Training:
     state: State = field(default_factory=State)
     average: MovingAverage | None = None
     transfer: Transfer | None = None
+    scaler: LossScaler | None = None
     trackers: Trackers = field(default_factory=lambda: Trackers([]))
+    data_share: float = 0.0
     last_indices: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @property
@@ -175,11 +180,13 @@ class Training:
             self.transfer.begin(state.epoch)
         last_saved = begin = time.monotonic()
         seconds_before = state.train_seconds
+        waited, ready = 0.0, time.monotonic()
         for indices, pictures in self.train.batches(parts):
             lr = learning_rate(
                 state.step, self.total_steps, self.config.optimizer.lr, self.config.schedule, self.config.epochs
             )
             batch = self.make_batch(indices, pictures, state.epoch)
+            waited += time.monotonic() - ready
             losses = self.do_step(batch, lr, state.step)
             state.step += 1
             state.position += 1
@@ -192,6 +199,8 @@ class Training:
                 self._stop_if_asked(stop)
                 self.save()
                 last_saved = time.monotonic()
+            ready = time.monotonic()
+        self.data_share = waited / max(ready - begin, 1e-9)
         watch.flush()
         self.check_weights()
         state.epoch_seconds = state.train_seconds
@@ -205,20 +214,23 @@ class Training:
 
     def do_step(self, batch: Batch, lr: float, step: int) -> dict[str, Tensor]:
         """Forward, backward and update on one batch; return the task's figures, not yet waited for."""
-
-        def loss(part: Batch) -> dict[str, Tensor]:
-            with autocast(self.device, self.precision):
-                return self.task.loss(self.model, part, None)
-
-        losses = add_gradients(loss, batch, self.config.accumulate, self.seed, step)
-        prepare(self.model.network, self.config)
-        self.optimizer.step(lr)
+        losses = gradients(self, batch, step)
+        # A step whose gradients overflowed in half precision is left out; the next one has a smaller scale.
+        if self.scaler is None or self.scaler.unscale(self.model.network.parameters()):
+            prepare(self.model.network, self.config)
+            self.optimizer.step(lr)
         self.optimizer.forget_gradients()
         if self.config.max_norm is not None:
             constrain(self.model.network, self.config.max_norm)
         if self.average is not None:
             self.average.update(step + 1)
         return losses
+
+    @property
+    def parts(self) -> int:
+        """In how many parts a batch passes through the network."""
+        asked = self.config.accumulate
+        return self.state.parts or (1 if asked == "auto" else asked)
 
     def _validate(self, stop: StopRequest) -> dict[str, float]:
         """Return the mean figures over the validation split, as the weights to be delivered give them."""
@@ -260,6 +272,8 @@ class Training:
             ),
             seconds=state.epoch_seconds,
             pictures_per_second=pictures / max(state.train_seconds, 1e-9),
+            data_share=self.data_share,
+            memory=peak_bytes(self.device),
         )
         logger.debug("epoch %d: %s %.4f, best %.4f", state.epoch + 1, metric, validation[metric], abs(best.value))
         state.total_seconds += state.epoch_seconds
@@ -325,7 +339,14 @@ class Training:
         if self.average is not None:
             delivered = self.average.average
             extra |= {_RAW + name: value for name, value in network.items()}
+        if self.scaler is not None:
+            extra |= self.scaler.tensors
         self.checkpoints.save(self.state, delivered, extra)
+
+    def follow_weights(self) -> None:
+        """Begin the moving average anew from the network's weights."""
+        if self.average is not None:
+            self.average.load(self.model.network.state_dict())
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Put weights, optimiser and state of ``checkpoint`` back.
@@ -339,6 +360,8 @@ class Training:
         if self.average is not None:
             self.average.load(checkpoint.weights)
         rest = {name: value for name, value in checkpoint.optimizer.items() if not name.startswith(_RAW)}
+        if self.scaler is not None:
+            self.scaler.tensors = {name: rest.pop(name) for name in self.scaler.tensors}
         self.optimizer.load(rest, where)
         self.state = checkpoint.state
 

@@ -19,13 +19,17 @@ import torch
 from danlu.core.environment import usable_cores
 from danlu.core.errors import InputError
 from danlu.train.loop import Training
+from danlu.train.memory import free_bytes, kept_bytes, parts_for
 from danlu.train.optimizers import make_optimizer
+from danlu.train.precision import autocast
+from danlu.train.state import State
 
 __all__ = ["check_threads", "choose_threads", "fit_epochs", "step_probe", "time_steps"]
 
 # A second thread has to win by this much: beside a busy neighbour two spinning threads run several times slower than
 # one, and a short measurement may have fallen into a quiet moment.
 _WORTH = 1.2
+_WORTH_COMPILING = 1.05
 _SECONDS, _MOST_ROUNDS, _FEWEST_ROUNDS = 0.8, 15, 3
 # A budget buys at most this many times the recipe's epochs; more would only fit the training pictures by heart.
 _MOST_TIMES = 4
@@ -43,11 +47,14 @@ def check_threads(threads: int | None) -> None:
         raise InputError(f"{threads} threads", where="--threads", allowed=["1 … 1024"])
 
 
-def step_probe(training: Training) -> Callable[[], None]:
+def step_probe(training: Training, *, compiled: bool = False) -> Callable[[], None]:
     """Return a function that does one training step on a copy of the network; ``training`` stays as it is."""
     probe = copy.copy(training)
     probe.model = copy.deepcopy(training.model)
-    probe.average = None
+    if compiled:
+        probe.model.network.compile()
+    probe.average = probe.scaler = None
+    probe.state = State()
     (phase,) = probe.task.phases(probe.model)
     probe.optimizer = make_optimizer(probe.model.network, phase.parameters, training.config.optimizer)
     probe.model.train()
@@ -100,6 +107,49 @@ def choose_threads(step: Callable[[], None], given: int | None, on_processor: bo
     chosen = next(threads for threads in candidates if seconds[threads] <= seconds[best] * _WORTH)
     measured = ", ".join(f"{threads}: {seconds[threads] * 1e3:.1f} ms" for threads in candidates)
     return chosen, f"median time of a step by threads: {measured}", seconds[chosen]
+
+
+def choose_parts(training: Training) -> tuple[int, str]:
+    """Return in how many parts a batch fits into the memory that is free, and why so many."""
+    size = training.config.batch_size
+    free = free_bytes(training.device)
+    if free is None:
+        return 1, f"nobody says how much memory is free on {training.device}"
+    few = min(4, size)
+    indices = np.arange(few, dtype=np.int64)
+    batch = training.make_batch(indices, training.train.loader.pictures(indices), 0)
+    model = copy.deepcopy(training.model).train()
+
+    def forward() -> object:
+        with autocast(training.device, training.precision):
+            return training.task.loss(model, batch, None)
+
+    picture = kept_bytes(forward) // few
+    parts = parts_for(picture, size, free)
+    what = f"a picture keeps {picture / 2**20:,.1f} MiB for the way back, {free / 2**30:,.1f} GiB are free"
+    return parts, f"{what}: a batch of {size} in {parts} part{'s' * (parts > 1)}"
+
+
+def choose_compile(training: Training, seconds: float) -> tuple[bool, str, float]:
+    """Return whether compiling pays for this training, why, and the seconds of a step that follow.
+
+    Args:
+        training: as it would begin.
+        seconds: of one step as it is.
+    """
+    threads = torch.get_num_threads()
+    begin = time.perf_counter()
+    try:
+        probe = step_probe(training, compiled=True)
+        probe()
+    except Exception as error:  # a compiler that is missing or fails has no class of its own
+        return False, f"torch.compile failed: {str(error).strip().splitlines()[0]}", seconds
+    spent = time.perf_counter() - begin
+    faster = time_steps(probe, [threads])[threads]
+    saved = (seconds - faster) * training.total_steps - spent
+    said = f"a step takes {seconds * 1e3:.1f} ms, compiled {faster * 1e3:.1f} ms, compiling {spent:.0f} s"
+    pays = saved > 0 and faster * _WORTH_COMPILING < seconds
+    return pays, f"{said}: {'compiled' if pays else 'not compiled'}", faster if pays else seconds
 
 
 def fit_epochs(training: Training, step_seconds: float) -> tuple[int, str]:

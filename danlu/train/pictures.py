@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from danlu.tasks.classification import Batch
     from danlu.train.loop import Training
 
-__all__ = ["grid", "show_batch", "write_augmented"]
+__all__ = ["first_batch", "grid", "show_batch", "write_augmented"]
 
 _COLUMNS, _ROWS, _GAP = 12, 4, 2
 _CELL = 56
@@ -43,7 +43,7 @@ def grid(pictures: NDArray[np.uint8], columns: int = _COLUMNS, cell: int = _CELL
     return canvas
 
 
-def _first_batch(training: Training) -> Batch:
+def first_batch(training: Training) -> Batch:
     """Return the first pictures of the first epoch, augmented as training sees them."""
     order = seeds.permutation(len(training.train), "train/order", training.seed, 0)[: _COLUMNS * _ROWS]
     return training.make_batch(order, training.train.loader.pictures(order), 0)
@@ -53,7 +53,7 @@ def show_batch(training: Training) -> None:
     """Give the trackers the first augmented pictures, and the graph of the network on two of them."""
     if not training.trackers.trackers:
         return
-    pictures = _first_batch(training).pictures
+    pictures = first_batch(training).pictures
     training.trackers.tell("picture", "augmented", torch.from_numpy(grid(pictures.cpu().numpy())), 0)
     training.model.eval()
     training.trackers.tell("graph", training.model.network, training.model.preprocess(pictures[:2]))
@@ -62,7 +62,7 @@ def show_batch(training: Training) -> None:
 
 def write_augmented(training: Training, path: Path) -> None:
     """Write the first pictures of the first epoch, augmented as training sees them, as a PNG file."""
-    pictures: NDArray[np.uint8] = _first_batch(training).pictures.cpu().numpy()
+    pictures: NDArray[np.uint8] = first_batch(training).pictures.cpu().numpy()
     buffer = io.BytesIO()
     Image.fromarray(grid(pictures)).save(buffer, format="PNG", optimize=True)
     path.parent.mkdir(exist_ok=True)

@@ -19,12 +19,15 @@ from danlu.data.loader import Loader
 from danlu.models import create_model
 from danlu.models.base import VisionModel
 from danlu.tasks.classification import Classification
+from danlu.tasks.losses import class_weights
 from danlu.tasks.preprocess import PictureModel, Preprocess, PreprocessSettings
 from danlu.train.checkpoint import Checkpoints
 from danlu.train.ema import MovingAverage
 from danlu.train.lookahead import with_lookahead
 from danlu.train.loop import Split, Training
+from danlu.train.memory import recompute
 from danlu.train.optimizers import make_optimizer
+from danlu.train.precision import LossScaler
 from danlu.train.settings import TrainConfig, TransferSettings
 from danlu.train.trackers import make_trackers
 from danlu.train.transfer import Transfer
@@ -59,7 +62,7 @@ class Plan:
         config: the training settings, epochs fitted.
         recipe: where they came from.
         device: where the network runs.
-        precision: ``fp32`` or ``bf16``.
+        precision: ``fp32``, ``tf32``, ``bf16`` or ``fp16``.
         threads: processor threads.
         seed: of initialisation, order and augmentation.
     """
@@ -123,9 +126,9 @@ class Plan:
         """Return the plan with another number of threads."""
         return replace(self, threads=threads)
 
-    def with_epochs(self, epochs: int) -> Plan:
-        """Return the plan with another number of epochs."""
-        return replace(self, config=self.config.model_copy(update={"epochs": epochs}))
+    def with_settings(self, **settings: Any) -> Plan:
+        """Return the plan with other training settings."""
+        return replace(self, config=self.config.model_copy(update=settings))
 
     def build(self, data: Data, run: RunFolder) -> Training:
         """Build everything the loop needs, with a freshly initialised network that depends on the seed alone."""
@@ -134,8 +137,13 @@ class Plan:
         device = torch.device(self.device)
         layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
         network = network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+        if self.config.recompute and not recompute(network):
+            raise InputError(f"{self.model} has no blocks whose inside could be computed again", where="recompute")
+        if self.config.compile is True:
+            network.compile()
         model = PictureModel(Preprocess(self.preprocess), network).to(device)
-        task = Classification(data.classes, label_smoothing=self.config.label_smoothing)
+        weights = class_weights(self.config.loss, torch.from_numpy(data.train.labels), len(data.classes))
+        task = Classification(data.classes, self.config.label_smoothing, self.config.loss, weights)
         (phase,) = task.phases(model)
         size, channels = self.preprocess.picture_size, self.preprocess.channels
         decoders = max(2, usable_cores())
@@ -160,6 +168,7 @@ class Plan:
             checkpoints=Checkpoints(run.checkpoints, self.config.keep),
             average=None if self.config.ema is None else MovingAverage(network, self.config.ema),
             transfer=transfer,
+            scaler=LossScaler() if self.precision == "fp16" else None,
             trackers=make_trackers(self.config.trackers),
         )
 

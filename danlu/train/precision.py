@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Iterable, Iterator
 
 import torch
+from torch import nn
 
 from danlu.core.environment import cpu_features
 from danlu.core.errors import InputError, nearest_names
 
-__all__ = ["autocast", "choose_device", "choose_precision"]
+__all__ = ["LossScaler", "autocast", "choose_device", "choose_precision", "matrix_products"]
 
 _DEVICES = ("auto", "cpu", "cuda", "cuda:<i>", "mps")
 
@@ -42,7 +44,17 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(requested: str, device: torch.device) -> tuple[str, str]:
-    """Return the precision that takes effect (``fp32`` or ``bf16``) and why."""
+    """Return the precision that takes effect and why.
+
+    Raises:
+        InputError: ``tf32`` where there is no such unit.
+    """
+    if requested == "tf32" and (device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < 8):
+        raise InputError(
+            f"tf32 is a format of NVIDIA GPUs from Ampere on; this is {device}",
+            where="precision",
+            allowed=["auto", "fp32", "bf16", "fp16"],
+        )
     if requested != "auto":
         return requested, "asked for"
     if device.type == "cuda":
@@ -61,6 +73,57 @@ def choose_precision(requested: str, device: torch.device) -> tuple[str, str]:
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
     """Return the context in which a forward pass computes in ``precision``."""
-    if precision == "fp32":
+    if precision in ("fp32", "tf32"):
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+@contextlib.contextmanager
+def matrix_products(precision: str) -> Iterator[None]:
+    """Let a GPU's float32 convolutions and matrix products round as ``tf32`` does, or keep them from it."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
+
+
+class LossScaler:
+    """Multiplies the loss, so that small gradients do not vanish in half precision (Micikevicius et al. 2018, 3.2).
+
+    The scale is halved when a gradient overflows, and that step is left out; it doubles after 2,000 steps without one.
+    Its state is two tensors, so that a checkpoint continues it exactly.
+    """
+
+    PATIENCE = 2000
+
+    def __init__(self, scale: float = 2.0**16) -> None:
+        self.tensors = {"scaler/scale": torch.tensor(scale), "scaler/good_steps": torch.tensor(0.0)}
+
+    @property
+    def scale(self) -> float:
+        """What the loss is multiplied by."""
+        return float(self.tensors["scaler/scale"])
+
+    @torch.no_grad()
+    def unscale(self, parameters: Iterable[nn.Parameter]) -> bool:
+        """Divide the gradients by the scale, adapt it, and return whether all of them are finite."""
+        gradients = [one.grad for one in parameters if one.grad is not None]
+        torch._foreach_mul_(gradients, 1.0 / self.scale)
+        finite = all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+        good = self.tensors["scaler/good_steps"]
+        if not finite:
+            self.tensors["scaler/scale"] /= 2
+            good.zero_()
+        else:
+            good += 1
+            if float(good) >= self.PATIENCE:
+                self.tensors["scaler/scale"] *= 2
+                good.zero_()
+        return finite

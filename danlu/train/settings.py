@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from danlu.core.settings import Settings
+from danlu.tasks.losses import LossSettings
+from danlu.train.initialise import InitialiseSettings
 from danlu.train.optimizer_settings import OptimizerSettings, SgdSettings
 from danlu.train.schedule import CosineSettings, ScheduleSettings
 
@@ -48,13 +50,21 @@ class TrainConfig(Settings):
         optimizer: one of :mod:`danlu.train.optimizer_settings`; changing its name starts from that one's defaults.
         schedule: one of :mod:`danlu.train.schedule`; likewise.
         label_smoothing: share of the target spread over all classes.
+        loss: see :class:`danlu.tasks.losses.LossSettings`.
         augment: augmentations in order, each ``{"name": NAME, setting: value, …}``.
         precision: ``bf16`` computes convolutions and matrix products in bfloat16; ``auto`` does so where the processor
-            or GPU has it.
+            or GPU has it. ``fp16`` does so in half precision with the loss scaled against underflow; ``tf32`` keeps
+            float32 and lets a GPU round the factors of products to 10 bits.
+        compile: the network goes through ``torch.compile``; ``auto``: where steps measured with it are faster and the
+            training is long enough to pay for the compilation.
+        recompute: the inside of each block is computed again on the way back instead of being kept (Chen et al. 2016):
+            less memory, about a third more time, the same gradients.
         channels_last: keep pictures and weights in the order B, H, W, C in memory.
         ema: decay of a moving average of the weights that is evaluated and kept instead of them; None: no average.
         accumulate: a step's pictures pass through the network in so many parts, whose gradients add up: for batches
-            that do not fit into memory. Batch norm sees the parts.
+            that do not fit into memory; ``auto``: as many as it takes, by the memory that is free. Batch norm sees the
+            parts. When memory runs out in a step, the step is done again in twice as many.
+        init: see :class:`danlu.train.initialise.InitialiseSettings`.
         clip: largest gradient; None: not clipped.
         clip_by: what ``clip`` limits: the ``norm`` of all gradients, each ``value``, or adaptively (``adaptive``) the
             gradient of each unit relative to its weights (Brock et al. 2021).
@@ -75,11 +85,15 @@ class TrainConfig(Settings):
     optimizer: OptimizerSettings = SgdSettings()
     schedule: ScheduleSettings = CosineSettings()
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
+    loss: LossSettings = LossSettings()
     augment: tuple[dict[str, Any], ...] = ()
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
+    compile: bool | Literal["auto"] = False
+    recompute: bool = False
     channels_last: bool = True
     ema: float | None = Field(default=None, gt=0.0, lt=1.0)
-    accumulate: int = Field(default=1, ge=1, le=4096)
+    accumulate: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = 1
+    init: InitialiseSettings = InitialiseSettings()
     clip: float | None = Field(default=None, gt=0.0)
     clip_by: Literal["norm", "value", "adaptive"] = "norm"
     l1: float = Field(default=0.0, ge=0.0)
@@ -95,7 +109,7 @@ class TrainConfig(Settings):
 
     @model_validator(mode="after")
     def _agree(self) -> TrainConfig:
-        if self.accumulate > self.batch_size:
+        if self.accumulate != "auto" and self.accumulate > self.batch_size:
             raise ValueError(
                 f"accumulate = {self.accumulate} is more parts than the {self.batch_size} pictures of a batch"
             )

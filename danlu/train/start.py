@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from danlu.augment.chain import make_chain
 from danlu.core import files
@@ -21,14 +23,23 @@ from danlu.models import MODELS
 from danlu.models.base import VisionModel
 from danlu.models.hub import find_weights
 from danlu.train.choose import choose_config, choose_model, choose_pictures, choose_recipe
+from danlu.train.initialise import InitialiseSettings, initialise
 from danlu.train.loop import Training
-from danlu.train.measure import check_threads, choose_threads, fit_epochs, step_probe, time_steps
-from danlu.train.pictures import show_batch, write_augmented
+from danlu.train.measure import (
+    check_threads,
+    choose_compile,
+    choose_parts,
+    choose_threads,
+    fit_epochs,
+    step_probe,
+    time_steps,
+)
+from danlu.train.pictures import first_batch, show_batch, write_augmented
 from danlu.train.plan import Plan, data_section
-from danlu.train.precision import choose_device, choose_precision
+from danlu.train.precision import choose_device, choose_precision, matrix_products
 from danlu.train.transfer import HEAD, load_fitting, stage_parameters
 
-__all__ = ["choose", "environment_record", "finish", "settled", "start"]
+__all__ = ["choose", "environment_record", "finish", "fresh", "settled", "start"]
 
 
 def start(
@@ -49,7 +60,7 @@ def start(
     plan, why = choose(data, model=model, recipe=recipe, overrides=overrides, seed=seed, device=device)
     with settled(plan):
         # Built once to no folder, so that weights that do not fit are found before a folder is made.
-        training = plan.build(data, RunFolder(Path()))
+        training = fresh(plan, data)
         taken: dict[str, str] | None = None
         if weights is not None:
             file = find_weights(weights, MODELS.get(plan.model))
@@ -74,6 +85,22 @@ def start(
     return run
 
 
+def fresh(plan: Plan, data: Data) -> Training:
+    """Return a training at its first step that belongs to no folder, its weights set as the recipe asks."""
+    training = plan.build(data, RunFolder(Path()))
+    if plan.config.init != InitialiseSettings():
+        pictures = functools.partial(_first_pictures, training)
+        initialise(training.model.network, plan.config.init, pictures)
+        training.follow_weights()
+    return training
+
+
+def _first_pictures(training: Training) -> Tensor:
+    """Return the first batch as the network takes it."""
+    pictures: Tensor = training.model.preprocess(first_batch(training).pictures)
+    return pictures
+
+
 def _take_over(training: Training, plan: Plan, file: Path) -> str:
     """Load what fits of a file of weights and say what did."""
     network = training.model.network
@@ -81,8 +108,7 @@ def _take_over(training: Training, plan: Plan, file: Path) -> str:
     picture = (plan.preprocess.channels, *plan.preprocess.input_size)
     head = stage_parameters(network, picture)[HEAD]
     loaded = load_fitting(network, file, head, partial=plan.config.transfer.partial)
-    if training.average is not None:
-        training.average.load(network.state_dict())
+    training.follow_weights()
     return loaded.text()
 
 
@@ -133,23 +159,34 @@ def settled(plan: Plan) -> Iterator[None]:
     devices = [torch.device(plan.device)] if plan.device.startswith("cuda") else []
     torch.set_num_threads(plan.threads)
     try:
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=devices), matrix_products(plan.precision):
             yield
     finally:
         torch.set_num_threads(threads)
 
 
 def _measure(plan: Plan, training: Training, given: int | None, why: dict[str, str]) -> Plan:
-    """Return the plan with threads and epochs measured where they were not given."""
+    """Return the plan with what is chosen by a measurement: parts of a batch, threads, compilation, epochs."""
+    if plan.config.accumulate == "auto":
+        parts, why["accumulate"] = choose_parts(training)
+        plan = plan.with_settings(accumulate=parts)
+        training.config = plan.config
     probe = step_probe(training)
     threads, why["threads"], seconds = choose_threads(probe, given, training.device.type == "cpu")
     torch.set_num_threads(threads)
     plan = plan.with_threads(threads)
+    if seconds is None and (plan.config.budget is not None or plan.config.compile == "auto"):
+        seconds = time_steps(probe, [threads])[threads]
+    if plan.config.compile == "auto":
+        assert seconds is not None
+        pays, why["compile"], seconds = choose_compile(training, seconds)
+        plan = plan.with_settings(compile=pays)
+        if pays:
+            training.model.network.compile()
     if plan.config.budget is not None:
-        if seconds is None:
-            seconds = time_steps(probe, [threads])[threads]
+        assert seconds is not None
         epochs, why["epochs"] = fit_epochs(training, seconds)
-        plan = plan.with_epochs(epochs)
+        plan = plan.with_settings(epochs=epochs)
     training.config = plan.config
     return plan
 

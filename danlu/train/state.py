@@ -13,6 +13,9 @@ from danlu.core.records import SCHEMA
 
 __all__ = ["Best", "State", "Tally", "checkpoint_name"]
 
+# Fields that states of earlier versions lack, and what they stood for there.
+_LATER = {"parts": 0}
+
 
 def checkpoint_name(step: int) -> str:
     """Return the name of the checkpoint after ``step`` steps."""
@@ -75,6 +78,7 @@ class State:
         best: the best epoch so far.
         resumed: how often the run was resumed.
         log_length: bytes of the log when the checkpoint was written.
+        parts: in how many parts a batch is computed since memory ran out; 0: as the settings say.
         config: the run's effective configuration, to see at resume that it was not changed.
     """
 
@@ -89,6 +93,7 @@ class State:
     best: Best | None = None
     resumed: int = 0
     log_length: int = 0
+    parts: int = 0
     config: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -104,6 +109,7 @@ class State:
         """
         values = {key: value for key, value in document.items() if key != "schema"}
         known = {one.name for one in fields(cls)}
+        values = _LATER | values
         if values.keys() != known:
             differing = ", ".join(sorted(values.keys() ^ known))
             raise InputError(f"is no training state: missing or unknown {differing}", where=where)

@@ -5,21 +5,28 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from danlu.core import seeds
+from danlu.core.log import logger
 from danlu.tasks.classification import Batch
+from danlu.train.memory import is_out_of_memory
+from danlu.train.precision import autocast
 
-__all__ = ["add_gradients", "merge", "split"]
+if TYPE_CHECKING:
+    from danlu.train.loop import Training
+
+__all__ = ["add_gradients", "gradients", "merge", "split"]
 
 # Figures that are sums over pictures; the others are means.
 _COUNTS = ("correct", "labelled")
 
 
 def add_gradients(
-    loss: Callable[[Batch], dict[str, Tensor]], batch: Batch, parts: int, seed: int, step: int
+    loss: Callable[[Batch], dict[str, Tensor]], batch: Batch, parts: int, seed: int, step: int, scale: float = 1.0
 ) -> dict[str, Tensor]:
     """Back-propagate the mean loss of ``batch`` in ``parts`` parts; return the figures of the whole batch.
 
@@ -30,16 +37,47 @@ def add_gradients(
         seed: of the run.
         step: which one; what draws from torch's generators (dropout) depends on seed, step and part alone, so that no
             generator state has to be kept.
+        scale: what the gradients are multiplied by.
     """
     total: dict[str, Tensor] = {}
     for number, part in enumerate(split(batch, parts)):
         torch.manual_seed(seeds.derive_seed("train/step", seed, step, *([number] if number else [])))
         figures = loss(part)
         share = len(part) / len(batch)
-        scaled = figures["loss"] if parts == 1 else figures["loss"] * share
+        factor = scale if parts == 1 else scale * share
+        scaled = figures["loss"] if factor == 1.0 else figures["loss"] * factor
         scaled.backward()  # type: ignore[no-untyped-call]
         total = figures if parts == 1 else merge(total, figures, share)
     return total
+
+
+def gradients(training: Training, batch: Batch, step: int) -> dict[str, Tensor]:
+    """Back-propagate a batch of ``training``; return its figures, not yet waited for.
+
+    When memory runs out, begin again in twice as many parts and keep to them.
+    """
+
+    def loss(part: Batch) -> dict[str, Tensor]:
+        with autocast(training.device, training.precision):
+            return training.task.loss(training.model, part, None)
+
+    while True:
+        parts = training.parts
+        try:
+            scale = 1.0 if training.scaler is None else training.scaler.scale
+            return add_gradients(loss, batch, parts, training.seed, step, scale)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or parts >= len(batch):
+                raise
+        training.optimizer.forget_gradients()
+        if training.device.type == "cuda":
+            torch.cuda.empty_cache()
+        training.state.parts = min(2 * parts, len(batch))
+        logger.warning("out of memory: a batch of %d is computed in %d parts from now on", len(batch), training.parts)
+        if training.state.config:  # begun, not only tried
+            training.log(
+                kind="event", what="out of memory", epoch=training.state.epoch, step=step, parts=training.parts
+            )
 
 
 def split(batch: Batch, parts: int) -> list[Batch]:

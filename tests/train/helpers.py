@@ -101,7 +101,7 @@ def hashes(run: RunFolder) -> dict[str, str]:
 
 def curve(run: RunFolder) -> list[dict[str, Any]]:
     """Return the log without events and clock times."""
-    timed = ("seconds", "pictures_per_second")
+    timed = ("seconds", "pictures_per_second", "data_share", "memory")
     return [
         {key: value for key, value in entry.items() if key not in timed}
         for entry in run.read_log()

@@ -53,6 +53,8 @@ def test_the_log_holds_steps_and_epochs(finished: RunFolder) -> None:
         assert {"loss", "accuracy"} <= entry["validation"].keys()
         assert entry["seconds"] > 0
         assert entry["pictures_per_second"] > 0
+        assert 0 < entry["data_share"] < 1
+        assert entry["memory"] > 2**20
     assert steps[-1]["loss"] < steps[0]["loss"]
     assert epochs[-1]["validation"]["accuracy"] > 0.5
 
@@ -129,6 +131,13 @@ FEATURES = {
     "average and clipping": {"ema": 0.9, "clip": 0.5, "label_smoothing": 0.1},
     "no momentum": {"optimizer.momentum": 0.0, "optimizer.nesterov": False},
     "bfloat16": {"precision": "bf16"},
+    "float16 with a scaled loss": {"precision": "fp16"},
+    "another loss, another start": {
+        "loss.kind": "sigmoid",
+        "loss.focal": 2.0,
+        "loss.class_weights": "effective",
+        "init.name": "lsuv",
+    },
 }
 
 

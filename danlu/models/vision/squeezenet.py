@@ -257,7 +257,8 @@ def _variant(
             arguments={"stem": (16, stem[1]), "widths": (128, 128, *(256,) * 6)},
             size=32,
             steps=240,
-            rate=1e-3,
+            rate=3e-4,
+            batch=128,
         ),
     )
 

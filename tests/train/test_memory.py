@@ -1,0 +1,144 @@
+"""Memory: what a step keeps, what happens when it runs out, blocks that are computed again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from danlu.core.errors import InputError
+from danlu.models import create_model
+from danlu.tasks.classification import Classification
+from danlu.train import measure, memory
+from danlu.train.loop import Training
+from danlu.train.memory import blocks, is_out_of_memory, kept_bytes, parts_for, recompute
+from tests.train.helpers import curve, hashes, run_tiny
+
+
+def test_what_is_kept_is_counted() -> None:
+    layers = nn.Sequential(nn.Linear(10, 20), nn.Sigmoid(), nn.Linear(20, 5))
+    x = torch.zeros(8, 10)
+    outputs = []
+    kept = kept_bytes(lambda: outputs.append(layers(x)))
+    # The input, and what the sigmoid gives; transposed weights are views of weights, which do not count.
+    assert kept == 4 * (8 * 10 + 8 * 20)
+
+
+@pytest.mark.parametrize(
+    ("picture", "pictures", "free", "parts"), [(10, 64, 1000, 1), (10, 64, 800, 2), (10, 64, 100, 16), (10, 6, 1, 6)]
+)
+def test_parts(picture: int, pictures: int, free: int, parts: int) -> None:
+    assert parts_for(picture, pictures, free) == parts
+
+
+def test_auto_takes_as_many_parts_as_the_memory_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "free_bytes", lambda device: 4 * 2**20)
+    run = run_tiny(tmp_path / "run", overrides={"epochs": 1, "accumulate": "auto"})
+    config = run.read_config()
+    parts = config["effective"]["train"]["accumulate"]
+    assert parts in (2, 4, 8, 16)
+    assert f"a batch of 64 in {parts} parts" in config["why"]["accumulate"]
+    given = run_tiny(tmp_path / "given", overrides={"epochs": 1, "accumulate": parts})
+    assert hashes(run) == hashes(given)
+
+
+def test_free_memory_and_peak_are_known_here() -> None:
+    device = torch.device("cpu")
+    free, peak = memory.free_bytes(device), memory.peak_bytes(device)
+    assert free is None or free > 2**20
+    assert peak is None or peak > 2**20
+
+
+def _short_of_memory(monkeypatch: pytest.MonkeyPatch, most: int, error: Exception) -> list[int]:
+    """Let the loss of more than ``most`` pictures at once run out of memory in training; return the sizes seen."""
+    original, seen = Classification.loss, []
+
+    def loss(self: Classification, model: nn.Module, batch: Any, draw: object = None) -> dict[str, Tensor]:
+        if model.training:
+            seen.append(len(batch))
+            if len(batch) > most:
+                raise error
+        return original(self, model, batch, draw)
+
+    monkeypatch.setattr(Classification, "loss", loss)
+    return seen
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes")],
+    ids=["device", "processor"],
+)
+def test_when_memory_runs_out_the_batch_is_cut_and_the_effective_batch_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = run_tiny(tmp_path / "given", overrides={"accumulate": 4})
+    seen = _short_of_memory(monkeypatch, 16, error)
+    run = run_tiny(tmp_path / "run")
+    assert curve(run)[1:] == curve(given)[1:]
+    assert "a batch of 64 is computed in 4 parts from now on" in caplog.text
+    events = [entry for entry in run.read_log() if entry["kind"] == "event"]
+    assert [(event["what"], event["parts"]) for event in events] == [("out of memory", 2), ("out of memory", 4)]
+    # Two tries; then every step, of both epochs, in parts of 16.
+    assert set(seen[2:]) == {16} or seen.count(64) <= 2
+
+
+def test_other_errors_and_a_single_picture_too_large_are_not_retried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    seen = _short_of_memory(monkeypatch, 0, torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(torch.OutOfMemoryError):
+        run_tiny(tmp_path / "run", overrides={"batch_size": 4})
+    assert seen == [4, 2, 1]
+
+
+@pytest.mark.parametrize("name", ["resnet20", "densenet_bc_100_12", "resnet18"])
+def test_blocks_computed_again_give_the_same_gradients_and_statistics(name: str) -> None:
+    plain = create_model(name, num_classes=10).train()
+    again = create_model(name, num_classes=10).train()
+    again.load_state_dict(plain.state_dict())
+    assert recompute(again) == len(blocks(plain)) > 2
+    x = torch.randn(4, 3, 32, 32)
+    kept = []
+    for network in (plain, again):
+        torch.manual_seed(3)
+        outputs: list[Tensor] = []
+        kept.append(kept_bytes(lambda network=network, outputs=outputs: outputs.append(network(x))))
+        outputs[0].square().mean().backward()
+    assert kept[1] < 0.75 * kept[0]
+    for (key, one), (_, other) in zip(plain.named_parameters(), again.named_parameters(), strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        assert torch.equal(one.grad, other.grad), key
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in plain.state_dict().items())
+
+
+def test_a_run_with_recomputed_blocks_is_the_same_run(tmp_path: Path) -> None:
+    small = {"epochs": 1, "batch_size": 256}
+    runs = [
+        run_tiny(tmp_path / str(again), model="resnet20", overrides={**small, "recompute": again})
+        for again in (False, True)
+    ]
+    assert curve(runs[0]) == curve(runs[1])
+    with pytest.raises(InputError, match="lenet5 has no blocks"):
+        run_tiny(tmp_path / "lenet", overrides={"recompute": True})
+
+
+def test_measuring_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs out of memory while it is only tried writes no log and leaves the run's parts alone."""
+    states = []
+    original = Training.run_to_end
+
+    def run_to_end(self: Training) -> None:
+        states.append(self.state.parts)
+        original(self)
+
+    monkeypatch.setattr(Training, "run_to_end", run_to_end)
+    _short_of_memory(monkeypatch, 32, torch.OutOfMemoryError("CUDA out of memory"))
+    run = run_tiny(tmp_path / "run", threads=None, overrides={"epochs": 1})
+    assert states == [0]
+    assert [entry["what"] for entry in run.read_log() if entry["kind"] == "event"] == ["out of memory"]
