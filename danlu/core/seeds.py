@@ -67,5 +67,21 @@ def permutation(length: int, purpose: str, *counters: int) -> NDArray[np.int64]:
 
 
 def derive_seed(purpose: str, *counters: int) -> int:
-    """Return a 63-bit seed for a library's own generator, e.g. ``torch.manual_seed``."""
-    return int(random_bits(purpose, *counters).item() >> 1)
+    """Return a 63-bit seed for a library's own generator, e.g. ``torch.manual_seed``.
+
+    It is :func:`random_bits` of single counters, computed without arrays: a training asks for one each step.
+    """
+    bits = int(_purpose_key(purpose))
+    for counter in counters:
+        bits = _mix_one(((bits ^ _mix_one((int(counter) + _GOLDEN_INT) & _ALL)) + _GOLDEN_INT) & _ALL)
+    return bits >> 1
+
+
+_ALL = 2**64 - 1
+_GOLDEN_INT, _MULTIPLY_1_INT, _MULTIPLY_2_INT = int(_GOLDEN), int(_MULTIPLY_1), int(_MULTIPLY_2)
+
+
+def _mix_one(bits: int) -> int:
+    bits = ((bits ^ (bits >> 30)) * _MULTIPLY_1_INT) & _ALL
+    bits = ((bits ^ (bits >> 27)) * _MULTIPLY_2_INT) & _ALL
+    return bits ^ (bits >> 31)

@@ -45,6 +45,8 @@ class Batch:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """Return the batch on ``device``."""
+        if self.pictures.device == torch.device(device):
+            return self
         return replace(
             self,
             pictures=self.pictures.to(device, non_blocking=non_blocking),
@@ -115,7 +117,7 @@ class Classification:
             raise InputError(what, where="collate", allowed=[f"0 … {len(self.classes) - 1}"])
         if not pictures.flags.writeable or any(stride < 0 for stride in pictures.strides):
             pictures = pictures.copy()  # torch warns of read-only memory and cannot hold negative strides
-        size = torch.tensor([height, width], dtype=torch.int64).repeat(count, 1)
+        size = torch.tensor([height, width], dtype=torch.int64).expand(count, 2)
         return Batch(torch.from_numpy(pictures), size, list(ids), {"label": torch.from_numpy(label)})
 
     def loss(self, model: nn.Module, batch: Batch, draw: object = None) -> dict[str, Tensor]:

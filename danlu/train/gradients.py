@@ -15,6 +15,8 @@ _LEAST_NORM = 1e-3
 
 def prepare(network: nn.Module, config: TrainConfig) -> None:
     """Add the L1 penalty to the gradients of ``network`` and clip them as ``config`` says, in place."""
+    if config.clip is None and not config.l1:
+        return
     parameters = [(name, p) for name, p in network.named_parameters() if p.grad is not None]
     if config.l1:
         for _, parameter in parameters:

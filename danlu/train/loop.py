@@ -245,7 +245,7 @@ class Training:
                 batch = self.task.collate(pictures, labels, self.validation.ids(part)).to(self.device)
                 with autocast(self.device, self.precision):
                     losses = self.task.loss(self.model, batch, None)
-                tally.add(tuple(losses), stack(losses).unsqueeze(0))
+                tally.add(tuple(losses), stack(losses))
                 if stop.number is not None:
                     break
         self._stop_if_asked(stop)

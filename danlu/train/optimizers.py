@@ -72,6 +72,9 @@ class Optimizer(ABC, Generic[S]):
         self.settings: S = settings
         self.parameters = dict(parameters)
         self.scales: dict[str, float] = {}
+        # Which parameters were moved last time, and in which groups: the same ones in nearly every step.
+        self._grouped: tuple[tuple[str, ...], tuple[tuple[str, float], ...]] | None = None
+        self._groups: dict[tuple[bool, float], list[str]] = {}
         self.slots = {
             slot: {n: torch.zeros_like(p, memory_format=torch.preserve_format) for n, p in self.parameters.items()}
             for slot in self.slots_kept()
@@ -87,12 +90,19 @@ class Optimizer(ABC, Generic[S]):
     @torch.no_grad()
     def step(self, lr: float) -> None:
         """Move every parameter that has a gradient."""
-        groups: dict[tuple[bool, float], list[str]] = {}
-        for name, parameter in self.parameters.items():
-            if parameter.grad is not None:
-                groups.setdefault((parameter.dim() > 1, self.scales.get(name, 1.0)), []).append(name)
-        for (decays, scale), names in groups.items():
+        moving = tuple([name for name, parameter in self.parameters.items() if parameter.grad is not None])
+        key = (moving, tuple(self.scales.items()))
+        if key != self._grouped:
+            self._grouped, self._groups = key, self._group(moving)
+        for (decays, scale), names in self._groups.items():
             self.update(names, lr * scale, self.settings.weight_decay if decays else 0.0)
+
+    def _group(self, names: tuple[str, ...]) -> dict[tuple[bool, float], list[str]]:
+        """Return the parameters that are moved alike, by whether they decay and their share of the rate."""
+        groups: dict[tuple[bool, float], list[str]] = {}
+        for name in names:
+            groups.setdefault((self.parameters[name].dim() > 1, self.scales.get(name, 1.0)), []).append(name)
+        return groups
 
     @abstractmethod
     def update(self, names: list[str], lr: float, decay: float) -> None:

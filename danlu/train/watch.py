@@ -26,7 +26,7 @@ class LossWatch:
 
     def __init__(self, training: Training, order: NDArray[np.int64], log_every: int) -> None:
         self.training, self.order, self.log_every = training, order, log_every
-        self.rows: list[Tensor] = []
+        self.rows: list[dict[str, Tensor]] = []
         self.names: tuple[str, ...] = ()
         self.lr = 0.0
         self.text = ""
@@ -35,7 +35,7 @@ class LossWatch:
     def see(self, losses: dict[str, Tensor], lr: float) -> None:
         """Note the figures of the step just done; every ``log_every`` steps of the epoch write a line."""
         self.names, self.lr = tuple(losses), lr
-        self.rows.append(stack(losses))
+        self.rows.append({name: value.detach() for name, value in losses.items()})
         if self.training.state.position % self.log_every == 0:
             last = self.flush()
             state = self.training.state
@@ -50,7 +50,7 @@ class LossWatch:
         """
         if not self.rows:
             return {}
-        rows = torch.stack(self.rows).cpu()
+        rows = stack(*self.rows).cpu()
         state, size = self.training.state, self.training.config.batch_size
         finite = torch.isfinite(rows).all(1)
         if not bool(finite.all()):
@@ -65,6 +65,7 @@ class LossWatch:
         return dict(zip(self.names, rows[-1].tolist(), strict=True))
 
 
-def stack(losses: dict[str, Tensor]) -> Tensor:
-    """Return the figures of one step as a float32 tensor [len(losses)], cut from the graph."""
-    return torch.stack([value.detach().float() for value in losses.values()])
+def stack(*steps: dict[str, Tensor]) -> Tensor:
+    """Return the figures of steps as a float32 tensor [steps, figures], cut from the graph."""
+    figures = [value.detach().float() for losses in steps for value in losses.values()]
+    return torch.stack(figures).view(len(steps), -1)

@@ -53,3 +53,8 @@ def test_floats_are_no_counters() -> None:
         seeds.uniform("u", 0.5)
     with pytest.raises(ValueError, match="at least 1"):
         seeds.integers(0, "u", 1)
+
+
+def test_a_seed_is_the_same_bits_without_arrays() -> None:
+    for counters in ((), (0,), (7, 3), (2**63, 1, -1), (-5,)):
+        assert seeds.derive_seed("a use", *counters) == int(seeds.random_bits("a use", *counters).item()) >> 1

@@ -113,6 +113,7 @@ def test_record() -> None:
         "name": "classification",
         "classes": list(CLASSES),
         "label_smoothing": 0.1,
+        "loss": {"kind": "softmax", "focal": 0.0, "class_weights": "none", "beta": 0.999},
     }
 
 

@@ -255,9 +255,9 @@ def _variant(
         learning=Learning(
             data="mnist",
             arguments={"stem": (16, stem[1]), "widths": (128, 128, *(256,) * 6)},
-            size=32,
+            size=32 if version == "1_0" else 40,
             steps=240,
-            rate=3e-4,
+            rate=3e-4 if version == "1_0" else 4e-4,
             batch=128,
         ),
     )
