@@ -18,6 +18,7 @@ import torch
 
 from danlu.core.environment import usable_cores
 from danlu.core.errors import InputError
+from danlu.train.convolution import choose_kernels
 from danlu.train.loop import Training
 from danlu.train.memory import free_bytes, kept_bytes, parts_for
 from danlu.train.optimizers import make_optimizer
@@ -128,6 +129,21 @@ def choose_parts(training: Training) -> tuple[int, str]:
     parts = parts_for(picture, size, free)
     what = f"a picture keeps {picture / 2**20:,.1f} MiB for the way back, {free / 2**30:,.1f} GiB are free"
     return parts, f"{what}: a batch of {size} in {parts} part{'s' * (parts > 1)}"
+
+
+def measure_kernels(training: Training) -> dict[str, str]:
+    """Return which convolutions get another weight gradient than the library's, by name."""
+    if training.precision not in ("fp32", "bf16"):
+        return {}
+    indices = np.arange(training.config.batch_size // training.parts, dtype=np.int64)
+    batch = training.make_batch(indices, training.train.loader.pictures(indices), 0)
+    model = copy.deepcopy(training.model).train()
+
+    def forward() -> None:
+        with torch.no_grad(), autocast(training.device, training.precision):
+            training.task.loss(model, batch, None)
+
+    return choose_kernels(model.network, forward)
 
 
 def choose_compile(training: Training, seconds: float) -> tuple[bool, str, float]:

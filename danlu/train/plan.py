@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from danlu.tasks.classification import Classification
 from danlu.tasks.losses import class_weights
 from danlu.tasks.preprocess import PictureModel, Preprocess, PreprocessSettings
 from danlu.train.checkpoint import Checkpoints
+from danlu.train.convolution import use_kernels
 from danlu.train.ema import MovingAverage
 from danlu.train.lookahead import with_lookahead
 from danlu.train.loop import Split, Training
@@ -65,6 +66,7 @@ class Plan:
         precision: ``fp32``, ``tf32``, ``bf16`` or ``fp16``.
         threads: processor threads.
         seed: of initialisation, order and augmentation.
+        kernels: convolutions whose weight gradient is not the library's, see :mod:`danlu.train.convolution`.
     """
 
     data: dict[str, Any]
@@ -76,6 +78,7 @@ class Plan:
     precision: str
     threads: int
     seed: int
+    kernels: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the ``effective`` section of ``config.json``."""
@@ -95,6 +98,7 @@ class Plan:
                 "threads": self.threads,
                 "precision": self.precision,
                 "channels_last": self.config.channels_last,
+                "kernels": self.kernels,
             },
             "seed": self.seed,
         }
@@ -118,6 +122,7 @@ class Plan:
                 precision=machine["precision"],
                 threads=machine["threads"],
                 seed=effective["seed"],
+                kernels=machine.get("kernels", {}),
             )
         except (KeyError, TypeError) as error:
             raise InputError(f"is no configuration of a training run: {error}", where=where) from None
@@ -125,6 +130,10 @@ class Plan:
     def with_threads(self, threads: int) -> Plan:
         """Return the plan with another number of threads."""
         return replace(self, threads=threads)
+
+    def with_kernels(self, kernels: dict[str, str]) -> Plan:
+        """Return the plan with other weight gradients."""
+        return replace(self, kernels=kernels)
 
     def with_settings(self, **settings: Any) -> Plan:
         """Return the plan with other training settings."""
@@ -139,6 +148,7 @@ class Plan:
         network = network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
         if self.config.recompute and not recompute(network):
             raise InputError(f"{self.model} has no blocks whose inside could be computed again", where="recompute")
+        use_kernels(network, self.kernels)
         if self.config.compile is True:
             network.compile()
         model = PictureModel(Preprocess(self.preprocess), network).to(device)

@@ -59,6 +59,8 @@ class TrainConfig(Settings):
             training is long enough to pay for the compilation.
         recompute: the inside of each block is computed again on the way back instead of being kept (Chen et al. 2016):
             less memory, about a third more time, the same gradients.
+        kernels: ``auto``: on a processor, convolutions take the weight gradient that is measured to be the fastest (see
+            :mod:`danlu.train.convolution`); ``library``: they do not.
         channels_last: keep pictures and weights in the order B, H, W, C in memory.
         ema: decay of a moving average of the weights that is evaluated and kept instead of them; None: no average.
         accumulate: a step's pictures pass through the network in so many parts, whose gradients add up: for batches
@@ -90,6 +92,7 @@ class TrainConfig(Settings):
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
     compile: bool | Literal["auto"] = False
     recompute: bool = False
+    kernels: Literal["auto", "library"] = "auto"
     channels_last: bool = True
     ema: float | None = Field(default=None, gt=0.0, lt=1.0)
     accumulate: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = 1

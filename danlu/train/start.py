@@ -14,6 +14,7 @@ from torch import Tensor
 
 from danlu.augment.chain import make_chain
 from danlu.core import files
+from danlu.core.allocator import keep_freed_memory
 from danlu.core.environment import describe_environment
 from danlu.core.errors import InputError
 from danlu.core.log import logger
@@ -23,6 +24,7 @@ from danlu.models import MODELS
 from danlu.models.base import VisionModel
 from danlu.models.hub import find_weights
 from danlu.train.choose import choose_config, choose_model, choose_pictures, choose_recipe
+from danlu.train.convolution import use_kernels
 from danlu.train.initialise import InitialiseSettings, initialise
 from danlu.train.loop import Training
 from danlu.train.measure import (
@@ -31,6 +33,7 @@ from danlu.train.measure import (
     choose_parts,
     choose_threads,
     fit_epochs,
+    measure_kernels,
     step_probe,
     time_steps,
 )
@@ -155,6 +158,7 @@ def _check_data(data: Data, batch_size: int) -> None:
 @contextlib.contextmanager
 def settled(plan: Plan) -> Iterator[None]:
     """Train with the plan's threads; threads and torch's generators are as before when the block ends."""
+    keep_freed_memory()
     threads = torch.get_num_threads()
     devices = [torch.device(plan.device)] if plan.device.startswith("cuda") else []
     torch.set_num_threads(plan.threads)
@@ -175,6 +179,13 @@ def _measure(plan: Plan, training: Training, given: int | None, why: dict[str, s
     threads, why["threads"], seconds = choose_threads(probe, given, training.device.type == "cpu")
     torch.set_num_threads(threads)
     plan = plan.with_threads(threads)
+    if plan.config.kernels == "auto" and training.device.type == "cpu" and plan.config.compile is False:
+        plan = plan.with_kernels(measure_kernels(training))
+        if plan.kernels:
+            why["kernels"] = f"measured to be faster for {len(plan.kernels)} convolutions"
+            use_kernels(training.model.network, plan.kernels)
+            seconds = None
+            probe = step_probe(training)
     if seconds is None and (plan.config.budget is not None or plan.config.compile == "auto"):
         seconds = time_steps(probe, [threads])[threads]
     if plan.config.compile == "auto":
@@ -236,6 +247,7 @@ def environment_record(plan: Plan) -> dict[str, Any]:
         "threads": plan.threads,
         "precision": plan.precision,
         "channels_last": plan.config.channels_last,
+        "allocator": keep_freed_memory(),
     }
     if plan.device.startswith("cuda"):
         found["gpu"] = torch.cuda.get_device_name(torch.device(plan.device))
