@@ -25,7 +25,16 @@ from danlu.train.optimizers import make_optimizer
 from danlu.train.precision import autocast
 from danlu.train.state import State
 
-__all__ = ["check_threads", "choose_threads", "fit_epochs", "step_probe", "time_steps"]
+__all__ = [
+    "check_threads",
+    "choose_compile",
+    "choose_parts",
+    "choose_threads",
+    "fit_epochs",
+    "measure_kernels",
+    "step_probe",
+    "time_steps",
+]
 
 # A second thread has to win by this much: beside a busy neighbour two spinning threads run several times slower than
 # one, and a short measurement may have fallen into a quiet moment.
