@@ -42,7 +42,7 @@ from danlu.train.plan import Plan, data_section
 from danlu.train.precision import choose_device, choose_precision, matrix_products
 from danlu.train.transfer import HEAD, load_fitting, stage_parameters
 
-__all__ = ["choose", "environment_record", "finish", "fresh", "settled", "start"]
+__all__ = ["choose", "environment_record", "finish", "fresh", "measure", "settled", "start"]
 
 
 def start(
@@ -78,7 +78,7 @@ def start(
                 # Another run took the folder between the look and the lock, and has finished already.
                 raise InputError("was taken by another run", where=str(run.path), mend="give another --out")
             training.run, training.checkpoints.folder = run, run.checkpoints
-            plan = _measure(plan, training, threads, why)
+            plan = measure(plan, training, threads, why)
             asked = _requested(model, recipe, overrides, seed, device, threads, taken)
             _write_down(run, data, plan, training, {**asked, **requested}, why)
             training.trackers.tell("start", run, plan.to_json(), 0)
@@ -169,7 +169,7 @@ def settled(plan: Plan) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _measure(plan: Plan, training: Training, given: int | None, why: dict[str, str]) -> Plan:
+def measure(plan: Plan, training: Training, given: int | None, why: dict[str, str]) -> Plan:
     """Return the plan with what is chosen by a measurement: parts of a batch, threads, compilation, epochs."""
     if plan.config.accumulate == "auto":
         parts, why["accumulate"] = choose_parts(training)

@@ -1,0 +1,61 @@
+"""What all ways of training are given: the same pictures, network, batch and optimiser."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["TASKS", "Task", "network", "normalisation", "pictures"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One row of the table.
+
+    Attributes:
+        data: catalogue name.
+        model: registered network; peers train the very same class.
+        batch: pictures a step.
+        steps: of one timed round.
+        augment: whether pictures are cropped and flipped.
+        rotate: whether peer (a) rotates too, as its recipe does.
+    """
+
+    data: str
+    model: str
+    batch: int
+    steps: int
+    augment: bool = True
+    rotate: bool = False
+
+
+TASKS = {
+    "resnet18": Task("cifar10", "resnet18_cifar", 128, 4, rotate=True),
+    "resnet20": Task("cifar10", "resnet20", 128, 20),
+    "lenet5": Task("fashion-mnist", "lenet5", 128, 150, augment=False),
+}
+
+
+def pictures(task: Task) -> tuple[NDArray[np.uint8], NDArray[np.int64], Any]:
+    """Return the training pictures uint8 [N, H, W, C], their labels [N], and the data set."""
+    from danlu.data.load import load_data
+
+    data = load_data(task.data)
+    samples = data.train
+    found = np.stack([np.asarray(samples[index].picture) for index in range(min(len(samples), 20_000))])
+    return found, np.asarray(samples.labels[: len(found)]), data
+
+
+def network(task: Task, classes: int, channels: int) -> Any:
+    """Return the network, freshly initialised."""
+    from danlu.models import create_model
+
+    return create_model(task.model, num_classes=classes, in_channels=channels)
+
+
+def normalisation(data: Any) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation by channel."""
+    return list(data.mean), list(data.std)
