@@ -59,7 +59,9 @@ class Lightning:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        threading.Thread(target=trainer.fit, args=(Module(), loader(task, torch.get_num_threads())), daemon=True).start()
+        threading.Thread(
+            target=trainer.fit, args=(Module(), loader(task, torch.get_num_threads())), daemon=True
+        ).start()
         self.done.acquire()
         self.said = f"{precision}, {torch.get_num_threads()} workers"
 

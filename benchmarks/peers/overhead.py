@@ -25,7 +25,15 @@ def measure() -> dict[str, Any]:
     keep_freed_memory()
     torch.set_num_threads(1)
     data = load_data("digits")
-    overrides = {"batch_size": 1, "epochs": 1, "precision": "fp32", "augment": [], "label_smoothing": 0.0, "ema": None, "optimizer.lr": 1e-3}
+    overrides = {
+        "batch_size": 1,
+        "epochs": 1,
+        "precision": "fp32",
+        "augment": [],
+        "label_smoothing": 0.0,
+        "ema": None,
+        "optimizer.lr": 1e-3,
+    }
     plan, _ = choose(data, model="lenet5", recipe="default", overrides=overrides, seed=0, device="cpu")
     training = fresh(plan, data)
     training.log = lambda **entry: None  # type: ignore[method-assign]

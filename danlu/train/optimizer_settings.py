@@ -156,6 +156,9 @@ class MuonSettings(CommonSettings):
         momentum: share of the last update that is kept.
         iterations: Newton-Schulz iterations.
         rest_lr: learning rate of the rest, relative to ``lr``.
+        head_lr: learning rate of the last layer, relative to ``lr``; None: that of the rest.
+        normalize: before each update a kernel is scaled to a norm of √(its outputs), so that only its direction is
+            learned (the airbench script of Jordan 2024).
     """
 
     name: Literal["muon"] = "muon"
@@ -164,6 +167,8 @@ class MuonSettings(CommonSettings):
     momentum: Share = 0.95
     iterations: Annotated[int, Field(ge=1, le=20)] = 5
     rest_lr: Rate = 1.0
+    head_lr: Rate | None = None
+    normalize: bool = False
 
 
 OptimizerSettings = Annotated[

@@ -329,8 +329,12 @@ class Muon(Optimizer[MuonSettings]):
             velocity.mul_(momentum).add_(gradient)
             update = gradient.add(velocity, alpha=momentum)
             if parameter.dim() < 2 or name in ends:
-                parameter.mul_(1 - lr * self.settings.rest_lr * decay).sub_(lr * self.settings.rest_lr * update)
+                is_head = bool(large) and name == large[-1] and self.settings.head_lr is not None
+                rate = lr * (self.settings.head_lr if is_head else self.settings.rest_lr)  # type: ignore[operator]
+                parameter.mul_(1 - rate * decay).sub_(rate * update)
                 continue
+            if self.settings.normalize:
+                parameter.mul_(math.sqrt(len(parameter)) / parameter.norm().clamp(min=1e-12))
             rows = parameter.flatten(1)
             # A random matrix with orthogonal rows has entries of this size: the step is lr in the usual units.
             scale = math.sqrt(max(1.0, rows.shape[0] / rows.shape[1]))

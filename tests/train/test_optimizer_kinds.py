@@ -213,3 +213,21 @@ def test_changing_the_name_starts_from_that_ones_defaults() -> None:
     assert config.optimizer == AdamWSettings(beta1=0.5)
     assert apply_overrides(config, {"optimizer.name": "adamw"}).optimizer == AdamWSettings(beta1=0.5)
     assert apply_overrides(config, {"optimizer.lr": 0.2}).optimizer == AdamWSettings(beta1=0.5, lr=0.2)
+
+
+def test_muons_head_has_a_rate_of_its_own_and_kernels_their_norm() -> None:
+    network = _network()
+    names = [name for name, parameter in network.named_parameters() if parameter.dim() > 1]
+    optimizer = _optimizer(network, MuonSettings(momentum=0.5, rest_lr=2.0, head_lr=3.0, normalize=True))
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    _backward(network, 0)
+    slopes = {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+    optimizer.step(0.0)
+    kernel = dict(network.named_parameters())["2.weight"].detach()
+    assert float(kernel.norm()) == pytest.approx(len(kernel) ** 0.5)
+    torch.testing.assert_close(kernel / kernel.norm(), before["2.weight"] / before["2.weight"].norm())
+    optimizer = _optimizer(network, MuonSettings(momentum=0.5, rest_lr=2.0, head_lr=3.0))
+    optimizer.step(0.1)
+    for name, rate in ((names[0], 0.2), (names[-1], 0.3)):
+        moved = before[name] - dict(network.named_parameters())[name].detach()
+        torch.testing.assert_close(moved, rate * 1.5 * slopes[name], rtol=1e-4, atol=1e-6)
