@@ -2,8 +2,8 @@
 
     python -m benchmarks.train [resnet18 resnet20 lenet5 overhead fashion90 airbench …]
 
-Each way runs in a process of its own and waits while another one is timed; rounds alternate. The ratio is taken round by
-round; its median and the lower end of its 95 % interval (by order statistics) are printed and written to
+Each way runs in a process of its own and waits while another one is timed; rounds alternate. The ratio is taken round
+by round; its median and the lower end of its 95 % interval (by order statistics) are printed and written to
 ``train.json``. Rows that are not named keep what was measured before.
 """
 

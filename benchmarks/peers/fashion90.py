@@ -90,7 +90,7 @@ def measure() -> dict[str, Any]:
 
 
 def _accuracy(document: dict[str, Any]) -> float:
-    return float(document["results"]["accuracy"]["value"])
+    return float(document["results"]["test"]["accuracy"]["value"])
 
 
 def _run(words: list[str]) -> str:
