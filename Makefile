@@ -42,6 +42,7 @@ data: setup
 proof: setup-test data
 	OMP_NUM_THREADS=1 $(BIN)/python -m proof --every 0/2 & OMP_NUM_THREADS=1 $(BIN)/python -m proof --every 1/2; wait
 	$(BIN)/python -m proof
+	OMP_NUM_THREADS=1 $(BIN)/python -m proof.kills
 
 bench: setup data
 	$(BIN)/python -m benchmarks.main_job digits mnist fashion-mnist cifar10

@@ -10,7 +10,9 @@ import pytest
 
 from benchmarks import tables
 from danlu import verbs
+from danlu.core.settings import Settings
 from danlu.models import MODELS
+from danlu.train.settings import TrainConfig
 from proof import page as zoo
 from proof.__main__ import pending
 
@@ -91,3 +93,15 @@ def test_the_page_of_networks_is_of_the_recorded_proofs(language: str) -> None:
         assert all(cell.strip() for cell in row.strip("|").split("|")), f"an empty cell: {row}"
         name = row.split("`")[1]
         assert (zoo.TEXT[language]["unproven"] in row) == (name in pending())
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_every_training_setting_is_on_the_page(language: str) -> None:
+    page = read(f"docs/{language}/training.md")
+    for name, field in TrainConfig.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, Settings):
+            for inner in annotation.model_fields:
+                assert f"`{name}.{inner}`" in page, f"{name}.{inner}"
+        else:
+            assert re.search(rf"`{name}(\.name)?`", page), name

@@ -27,10 +27,12 @@ def digits() -> Data:
 
 
 def run_tiny(out: Path, **given: Any) -> RunFolder:
-    """Train LeNet-5 on the digits for two epochs; ``overrides`` come on top of :data:`TINY`."""
+    """Train LeNet-5 on the digits, or on ``source``, for two epochs; ``overrides`` come on top of :data:`TINY`."""
     overrides = {**TINY, **given.pop("overrides", {})}
     arguments: dict[str, Any] = {"model": "lenet5", "threads": 1, "device": "cpu", "out": out, **given}
-    return train(arguments.pop("data", digits()), overrides=overrides, **arguments)
+    source = arguments.pop("source", None)
+    data = arguments.pop("data", None) or (digits() if source is None else load_data(source))
+    return train(data, overrides=overrides, **arguments)
 
 
 # A server that has imported torch once and forks a real process for each child: starting torch takes seconds.
@@ -39,13 +41,13 @@ if os.name != "nt":
     SERVER.set_forkserver_preload(["danlu.train.start", "danlu.train.resuming", "danlu.data.load"])
 
 
-def _work(verb: str, out: Path, overrides: dict[str, Any], told: Path) -> None:
+def _work(verb: str, out: Path, overrides: dict[str, Any], told: Path, source: Path | None) -> None:
     """Train or resume as the command line does: messages to standard error, errors to exit codes."""
     os.dup2(os.open(told, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     configure()
     try:
         if verb == "train":
-            run_tiny(out, overrides=overrides)
+            run_tiny(out, overrides=overrides, source=source)
         else:
             resume(out)
     except DanluError as error:
@@ -56,9 +58,11 @@ def _work(verb: str, out: Path, overrides: dict[str, Any], told: Path) -> None:
 class Child:
     """A process of its own that trains (``train``) or resumes (``resume``) in ``out``."""
 
-    def __init__(self, verb: str, out: Path, overrides: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, verb: str, out: Path, overrides: dict[str, Any] | None = None, source: Path | None = None
+    ) -> None:
         self.told = out.parent / f"told-{time.monotonic_ns()}.txt"
-        self.process = SERVER.Process(target=_work, args=(verb, out, overrides or {}, self.told))
+        self.process = SERVER.Process(target=_work, args=(verb, out, overrides or {}, self.told, source))
         self.process.start()
 
     def signal(self, number: int) -> None:
