@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +24,7 @@ from danlu.data.load import Data
 from danlu.models import MODELS
 from danlu.models.base import VisionModel
 from danlu.models.hub import find_weights
+from danlu.models.vision.airbench import Airbench
 from danlu.train.choose import choose_config, choose_model, choose_pictures, choose_recipe
 from danlu.train.convolution import use_kernels
 from danlu.train.initialise import InitialiseSettings, initialise
@@ -43,6 +45,9 @@ from danlu.train.precision import choose_device, choose_precision, matrix_produc
 from danlu.train.transfer import HEAD, load_fitting, stage_parameters
 
 __all__ = ["choose", "environment_record", "finish", "fresh", "measure", "settled", "start"]
+
+# As many pictures as the script of airbench takes for its fixed filters.
+_WHITENED = 5000
 
 
 def start(
@@ -89,8 +94,11 @@ def start(
 
 
 def fresh(plan: Plan, data: Data) -> Training:
-    """Return a training at its first step that belongs to no folder, its weights set as the recipe asks."""
+    """Return a training at its first step that belongs to no folder, its weights set as network and recipe ask."""
     training = plan.build(data, RunFolder(Path()))
+    if isinstance(training.model.network, Airbench):
+        training.model.network.whiten(_first_pictures(training, _WHITENED))
+        training.follow_weights()
     if plan.config.init != InitialiseSettings():
         pictures = functools.partial(_first_pictures, training)
         initialise(training.model.network, plan.config.init, pictures)
@@ -98,10 +106,15 @@ def fresh(plan: Plan, data: Data) -> Training:
     return training
 
 
-def _first_pictures(training: Training) -> Tensor:
-    """Return the first batch as the network takes it."""
-    pictures: Tensor = training.model.preprocess(first_batch(training).pictures)
-    return pictures
+def _first_pictures(training: Training, most: int | None = None) -> Tensor:
+    """Return the first batch, or the first ``most`` pictures not augmented, as the network takes them."""
+    if most is None:
+        pictures = first_batch(training).pictures
+    else:
+        count = min(most, len(training.train))
+        pictures = torch.from_numpy(training.train.loader.pictures(np.arange(count))).to(training.device)
+    found: Tensor = training.model.preprocess(pictures)
+    return found
 
 
 def _take_over(training: Training, plan: Plan, file: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,8 @@ from danlu.core.errors import InputError
 from danlu.core.settings import make_settings
 from danlu.models import create_model
 from danlu.train.initialise import InitialiseSettings, initialise, last_norms
-from tests.train.helpers import run_tiny
+from danlu.train.start import choose, fresh
+from tests.train.helpers import digits, run_tiny
 
 
 def _settings(**values: object) -> InitialiseSettings:
@@ -105,3 +107,18 @@ def test_a_run_starts_from_it_and_says_so(tmp_path: Path) -> None:
     first = run.read_log()[0]["loss"]
     own = run_tiny(tmp_path / "own", overrides={"epochs": 1}).read_log()[0]["loss"]
     assert first != own
+
+
+def test_the_filters_of_airbench_whiten_the_training_pictures(tmp_path: Path) -> None:
+    overrides = {"batch_size": 32, "precision": "fp32", "picture_size": 32}
+    plan, _ = choose(digits(), model="airbench94", recipe=None, overrides=overrides, seed=0, device="cpu")
+    training = fresh(plan, digits())
+    pictures = training.model.preprocess(torch.from_numpy(training.train.loader.pictures(np.arange(500))))
+    whitening = training.model.network.whitening
+    with torch.no_grad():
+        out = whitening(pictures)[:, : whitening.out_channels // 2].transpose(0, 1).flatten(1)
+    second = out @ out.T / out.shape[1]
+    # Directions in which little varies are damped; none has to do with another.
+    assert float((second - second.diag().diag()).abs().max()) < 0.05
+    assert float(second.diag().min()) > 0.4
+    assert float(second.diag().max()) < 1.05
