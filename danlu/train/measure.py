@@ -20,6 +20,7 @@ from danlu.core.environment import usable_cores
 from danlu.core.errors import InputError
 from danlu.train.loop import Training
 from danlu.train.optimizers import make_optimizer
+from danlu.train.scale import typical_scale
 
 __all__ = ["check_threads", "choose_threads", "fit_epochs", "step_probe", "time_steps"]
 
@@ -51,7 +52,8 @@ def step_probe(training: Training) -> Callable[[], None]:
     (phase,) = probe.task.phases(probe.model)
     probe.optimizer = make_optimizer(probe.model.network, phase.parameters, training.config.optimizer)
     probe.model.train()
-    indices = np.arange(training.config.batch_size, dtype=np.int64)
+    probe.config = typical_scale(training.config)
+    indices = np.arange(training.samples_a_step, dtype=np.int64)
     pictures = training.train.loader.pictures(indices)
     # A rate that moves nothing: only the time counts, and the weights must stay finite.
     rate = 1e-12

@@ -49,6 +49,11 @@ class TrainConfig(Settings):
         schedule: one of :mod:`danlu.train.schedule`; likewise.
         label_smoothing: share of the target spread over all classes.
         augment: augmentations in order, each ``{"name": NAME, setting: value, …}``.
+        repeats: each batch holds each of its samples so many times, differently augmented (Hoffer et al. 2020, Fort et
+            al. 2021). An epoch keeps its number of steps, so it draws ``batch_size / repeats`` samples a step and sees
+            one in so many of the training split.
+        multi_scale: heights and widths in pixels of which each step draws one; its pictures are resized to it on the
+            device, after augmentation. Validation keeps the network's own size. Empty: that size in every step too.
         precision: ``bf16`` computes convolutions and matrix products in bfloat16; ``auto`` does so where the processor
             or GPU has it.
         channels_last: keep pictures and weights in the order B, H, W, C in memory.
@@ -76,6 +81,8 @@ class TrainConfig(Settings):
     schedule: ScheduleSettings = CosineSettings()
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     augment: tuple[dict[str, Any], ...] = ()
+    repeats: int = Field(default=1, ge=1, le=64)
+    multi_scale: tuple[int, ...] = ()
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     channels_last: bool = True
     ema: float | None = Field(default=None, gt=0.0, lt=1.0)
@@ -99,6 +106,10 @@ class TrainConfig(Settings):
             raise ValueError(
                 f"accumulate = {self.accumulate} is more parts than the {self.batch_size} pictures of a batch"
             )
+        if self.batch_size % self.repeats:
+            raise ValueError(f"repeats = {self.repeats} does not divide the {self.batch_size} pictures of a batch")
+        if any(not 8 <= size <= 4096 for size in self.multi_scale):
+            raise ValueError(f"multi_scale = {list(self.multi_scale)}: each size is 8 … 4096")
         if self.clip is None and self.clip_by != "norm":
             raise ValueError(f"clip_by = {self.clip_by} clips nothing without clip")
         return self

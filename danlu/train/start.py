@@ -26,6 +26,7 @@ from danlu.train.measure import check_threads, choose_threads, fit_epochs, step_
 from danlu.train.pictures import show_batch, write_augmented
 from danlu.train.plan import Plan, data_section
 from danlu.train.precision import choose_device, choose_precision
+from danlu.train.scale import check_scales
 from danlu.train.transfer import HEAD, load_fitting, stage_parameters
 
 __all__ = ["choose", "environment_record", "finish", "settled", "start"]
@@ -94,7 +95,8 @@ def choose(
     name, why["model"] = choose_model(model, data.picture, len(data.classes), overrides.get("picture_size"))
     recipe_name, why["recipe"] = choose_recipe(recipe, data.name, name)
     config = choose_config(recipe_name, len(data.train), overrides)
-    make_chain(config.augment)
+    make_chain(config.augment).check_one_label()
+    check_scales(config, name)
     _check_data(data, config.batch_size)
     preprocess, why["picture_size"] = choose_pictures(config, data, name)
     chosen = choose_device(device)
