@@ -129,6 +129,11 @@ FEATURES = {
     "average and clipping": {"ema": 0.9, "clip": 0.5, "label_smoothing": 0.1},
     "no momentum": {"optimizer.momentum": 0.0, "optimizer.nesterov": False},
     "bfloat16": {"precision": "bf16"},
+    "mixed, repeated, in parts": {
+        "augment": [{"name": "pad_crop", "padding": 1}, {"name": "mixup_or_cutmix", "per": "sample"}],
+        "repeats": 2,
+        "accumulate": 2,
+    },
 }
 
 
