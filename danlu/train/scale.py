@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn import functional as F
 
 from danlu.core import seeds
 from danlu.core.errors import InputError
-from danlu.models import MODELS
+from danlu.models import MODELS, create_model
 from danlu.tasks.preprocess import PictureModel
 from danlu.train.settings import TrainConfig
 
@@ -44,11 +45,11 @@ def at_scale(model: PictureModel, config: TrainConfig, seed: int, step: int) -> 
     return AtScale(model, sizes[int(seeds.integers(len(sizes), "train/scale", seed, step).item())])
 
 
-def check_scales(config: TrainConfig, model: str) -> None:
-    """Refuse sizes that the network ``model`` cannot take.
+def check_scales(config: TrainConfig, model: str, channels: int) -> None:
+    """Refuse sizes that the network ``model`` for pictures of ``channels`` cannot take.
 
     Raises:
-        InputError: it takes one size only, or none as small.
+        InputError: it takes one size only, none as small, or not this one.
     """
     if not config.multi_scale:
         return
@@ -67,6 +68,15 @@ def check_scales(config: TrainConfig, model: str) -> None:
             where="settings",
             allowed=[f"sizes of at least {smallest}"],
         )
+    with torch.device("meta"):
+        network = create_model(model, num_classes=2, in_channels=channels).eval()
+    for size in sorted(set(config.multi_scale)):
+        try:
+            network(torch.empty((2, channels, size, size), device="meta"))
+        except (RuntimeError, ValueError) as error:
+            # Few say in their facts which sizes between they cannot add up or divide; a shape of no numbers costs little.
+            what = f"multi_scale: {model} does not take {size}×{size} px: {error}"
+            raise InputError(what, where="settings", mend=f"leave {size} out") from error
 
 
 def typical_scale(config: TrainConfig) -> TrainConfig:

@@ -96,9 +96,9 @@ def choose(
     recipe_name, why["recipe"] = choose_recipe(recipe, data.name, name)
     config = choose_config(recipe_name, len(data.train), overrides)
     make_chain(config.augment).check_one_label()
-    check_scales(config, name)
     _check_data(data, config.batch_size)
     preprocess, why["picture_size"] = choose_pictures(config, data, name)
+    check_scales(config, name, preprocess.channels)
     chosen = choose_device(device)
     precision, why["precision"] = choose_precision(config.precision, chosen)
     plan = Plan(
