@@ -74,7 +74,7 @@ def check_scales(config: TrainConfig, model: str, channels: int) -> None:
         try:
             network(torch.empty((2, channels, size, size), device="meta"))
         except (RuntimeError, ValueError) as error:
-            # Few say in their facts which sizes between they cannot add up or divide; a shape of no numbers costs little.
+            # Not every network says in its facts which sizes it cannot halve or add up; shapes alone cost little.
             what = f"multi_scale: {model} does not take {size}×{size} px: {error}"
             raise InputError(what, where="settings", mend=f"leave {size} out") from error
 
