@@ -195,7 +195,9 @@ def _deploy(trained: Trained, data: Data, stages: Stages, *, int8: bool | None, 
         bench(trained, data, threads=threads)
 
 
-def evaluate_any(model: Path, source: str, split: str = "test", *, seed: int = 0) -> dict[str, Any]:
+def evaluate_any(
+    model: Path, source: str, split: str = "test", *, seed: int = 0, tta: str | None = None
+) -> dict[str, Any]:
     """Evaluate a run folder or an artifact on one split of a data set; a run's record and report are written anew.
 
     Raises:
@@ -208,10 +210,11 @@ def evaluate_any(model: Path, source: str, split: str = "test", *, seed: int = 0
     if model.is_file():
         from danlu.deploy.subjects import open_subject, predictor_for
 
-        return evaluate(model, load_data(source, seed=seed), split, predictor=predictor_for(open_subject(model)))
+        predictor = predictor_for(open_subject(model))
+        return evaluate(model, load_data(source, seed=seed), split, predictor=predictor, tta=tta)
     folder = open_run_folder(model)
     with folder.locked():
-        found = evaluate(model, load_data(source, seed=seed), split)
+        found = evaluate(model, load_data(source, seed=seed), split, tta=tta)
         build_report(folder)
     return found
 

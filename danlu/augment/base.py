@@ -18,7 +18,7 @@ from danlu.augment.warp import warp_boxes, warp_masks, warp_pictures, warp_point
 from danlu.core import seeds
 from danlu.core.settings import Settings
 
-__all__ = ["Augmentation", "Draws", "Geometric", "Scene", "identity", "warp_scene"]
+__all__ = ["Augmentation", "Draws", "Geometric", "Mix", "Scene", "identity", "warp_scene"]
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class Draws:
         seed: the run's seed.
         epoch: 0 for the first.
         samples: [B] indices into the data set.
-        repeat: counts views of one sample within an epoch.
+        repeat: counts views of one sample within an epoch; one number, or [B].
         purpose: keeps the draws of two augmentations apart.
     """
 
     seed: int
     epoch: int
     samples: NDArray[np.int64]
-    repeat: int = 0
+    repeat: int | NDArray[np.int64] = 0
     purpose: str = "augment"
 
     def named(self, purpose: str) -> Draws:
@@ -53,6 +53,19 @@ class Draws:
 
 
 @dataclass(frozen=True)
+class Mix:
+    """What was mixed into each picture of a batch, for the loss.
+
+    Args:
+        partner: int64 [B], the place in the batch of the picture that was mixed in.
+        share: float32 [B], how much is left of the picture itself; the rest is its partner's.
+    """
+
+    partner: torch.Tensor
+    share: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Scene:
     """A batch of pictures with what lies on them.
 
@@ -63,6 +76,8 @@ class Scene:
         points: B tensors float32 [n, 2], absolute (x, y).
         visible: B tensors float32 [n]: the share of each box's area still inside the picture. Boxes that left it stay
             in place with share 0, so that labels keep their order; the task decides what to do with them.
+        labels: B tensors int64 [n]: the class of each box.
+        mix: what was mixed into the pictures; None where nothing was.
     """
 
     pictures: torch.Tensor
@@ -70,6 +85,8 @@ class Scene:
     boxes: list[torch.Tensor] | None = None
     points: list[torch.Tensor] | None = None
     visible: list[torch.Tensor] | None = field(default=None)
+    labels: list[torch.Tensor] | None = None
+    mix: Mix | None = None
 
 
 class Augmentation(Settings, ABC):
@@ -113,7 +130,8 @@ def warp_scene(scene: Scene, matrices: NDArray[np.float64]) -> Scene:
     points = scene.points
     if points is not None:
         points = [warp_points(one, matrix) for one, matrix in zip(points, matrices, strict=True)]
-    return Scene(
+    return replace(
+        scene,
         pictures=warp_pictures(scene.pictures, matrices),
         masks=None if scene.masks is None else warp_masks(scene.masks, matrices),
         boxes=boxes,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from danlu.core.callable_module import make_callable
 from danlu.evaluate.evaluation import SPLITS, evaluate
-from danlu.evaluate.prediction import Predictor, predict_logits, predictor_of
+from danlu.evaluate.prediction import Predictor, predict_both, predict_logits, predictor_of
+from danlu.evaluate.views import TTA
 
-__all__ = ["SPLITS", "Predictor", "evaluate", "predict_logits", "predictor_of"]
+__all__ = ["SPLITS", "TTA", "Predictor", "evaluate", "predict_both", "predict_logits", "predictor_of"]
 
 make_callable(__name__)

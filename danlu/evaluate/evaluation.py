@@ -12,7 +12,8 @@ from danlu.core.errors import InputError, nearest_names
 from danlu.core.log import logger
 from danlu.core.records import RunFolder
 from danlu.evaluate.outputs import write_predictions, write_worst
-from danlu.evaluate.prediction import BATCH, Predictor, predict_logits, predictor_of
+from danlu.evaluate.prediction import BATCH, Predictor, predict_both, predictor_of
+from danlu.evaluate.views import check_tta
 from danlu.metrics.accuracy import accuracy
 from danlu.metrics.confusion_matrix import confusion_matrix
 from danlu.metrics.cross_entropy import cross_entropies, cross_entropy, log_softmax
@@ -37,6 +38,7 @@ def evaluate(
     write: bool = True,
     predictor: Predictor | None = None,
     batch: int = BATCH,
+    tta: str | None = None,
 ) -> dict[str, Any]:
     """Run a network over one split, without leaving out or replacing a sample.
 
@@ -49,10 +51,12 @@ def evaluate(
             (``evaluation_<split>`` for other splits than test), ``predictions-<split>.csv`` and the worst pictures.
         predictor: what runs an artifact; nothing is written then.
         batch: pictures in one pass.
+        tta: test-time augmentation, ``flip`` or ``flip+shift`` (:data:`danlu.evaluate.views.TTA`).
 
     Returns:
         ``{"results": {split: {"accuracy": R, "cross_entropy": R}}, "evaluation": {…}}`` with R =
-        ``{"value", "low", "high", "n"}``.
+        ``{"value", "low", "high", "n"}``. With ``tta`` the split also has ``accuracy_tta`` and ``cross_entropy_tta``,
+        whose R says which by ``"tta"``; everything else is of the pictures as they are.
 
     Raises:
         InputError: no such split or an empty one, classes the network does not know, a picture that cannot be decoded,
@@ -62,6 +66,7 @@ def evaluate(
     """
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r}", nearest=nearest_names(split, SPLITS), allowed=SPLITS)
+    check_tta(tta)
     trained = None
     if predictor is None:
         trained = run_or_artifact if isinstance(run_or_artifact, Trained) else open_trained(run_or_artifact)
@@ -74,8 +79,10 @@ def evaluate(
     labels = _labels(dataset, predictor)
     loader = _loader(dataset, predictor)
     indices = np.arange(len(dataset), dtype=np.int64)
-    logits = predict_logits(predictor.logits, loader, indices, batch, f"evaluate {split}")
+    logits, mean = predict_both(predictor.logits, loader, indices, batch, f"evaluate {split}", tta)
     found = _figures(dataset.ids, labels, logits, predictor, split)
+    if tta is not None:
+        found["results"][split] |= _tta_figures(labels, mean, tta)
     found["evaluation"]["data"] = _origin(data, predictor)
     if trained is not None and write and predictor.data_hash != data.hash:
         # A record's figures are those of the run's own data; figures of other data must never stand in their place.
@@ -152,6 +159,14 @@ def _figures(
             ],
         },
     }
+
+
+def _tta_figures(labels: NDArray[np.int64], logits: NDArray[np.float32], tta: str) -> dict[str, Any]:
+    figures = {
+        "accuracy_tta": accuracy(labels, logits.argmax(axis=1)),
+        "cross_entropy_tta": cross_entropy(labels, log_softmax(logits)),
+    }
+    return {name: {**figure, "tta": tta} for name, figure in figures.items()}
 
 
 def _write(

@@ -14,9 +14,10 @@ from torch import nn
 
 from danlu.core.errors import CheckFailed
 from danlu.core.log import progress
+from danlu.evaluate.views import views
 from danlu.tasks.trained import Trained
 
-__all__ = ["BATCH", "PictureLoader", "Predictor", "predict_logits", "predictor_of"]
+__all__ = ["BATCH", "PictureLoader", "Predictor", "predict_both", "predict_logits", "predictor_of"]
 
 BATCH = 256
 
@@ -91,25 +92,59 @@ def predict_logits(
     Raises:
         CheckFailed: a call gave another number of rows, or logits that are not finite.
     """
+    return predict_both(network, loader, indices, batch, title)[0]
+
+
+def predict_both(
+    network: nn.Module | Callable[[Pictures], Any],
+    loader: PictureLoader,
+    indices: NDArray[np.int64],
+    batch: int = BATCH,
+    title: str = "evaluate",
+    tta: str | None = None,
+) -> tuple[Logits, Logits]:
+    """Return logits [N, K] of the pictures as they are, and the weighted mean over their views.
+
+    Args:
+        network: see :func:`predict_logits`, as are the next four.
+        loader: likewise.
+        indices: likewise.
+        batch: likewise.
+        title: likewise.
+        tta: which views (:data:`danlu.evaluate.views.TTA`); without any the two are the same array.
+
+    Raises:
+        InputError: an unknown ``tta``.
+        CheckFailed: see :func:`predict_logits`.
+    """
     call = _module_call(network) if isinstance(network, nn.Module) else network
     batches = (indices[start : start + batch] for start in range(0, len(indices), batch))
     rows: list[Logits] = []
+    means: list[Logits] = []
     done = 0
     with progress(title, len(indices), "pictures") as advance:
         for chosen, pictures in loader.prefetch(batches):
-            outputs = call(pictures)
-            logits = np.asarray(outputs["logits"] if isinstance(outputs, Mapping) else outputs, dtype=np.float32)
-            if logits.ndim != 2 or len(logits) != len(chosen):
-                raise CheckFailed(f"{len(chosen)} pictures gave outputs of shape {list(logits.shape)}, not [B, K]")
-            finite = np.isfinite(logits).all(axis=1)
-            if not finite.all():
-                raise CheckFailed(f"the logits of sample number {chosen[~finite][0]} are not finite")
-            rows.append(logits)
+            parts = [(weight, _checked(call(view), chosen)) for weight, view in views(pictures, tta)]
+            rows.append(parts[0][1])
+            if tta is not None:
+                means.append(np.asarray(sum(np.float32(weight) * logits for weight, logits in parts)))
             done += len(chosen)
             advance(done, "")
     if done != len(indices):
         raise CheckFailed(f"{len(indices)} pictures were asked for, {done} came")
-    return np.concatenate(rows) if rows else np.zeros((0, 0), dtype=np.float32)
+    plain = np.concatenate(rows) if rows else np.zeros((0, 0), dtype=np.float32)
+    return plain, np.concatenate(means) if means else plain
+
+
+def _checked(outputs: Any, chosen: NDArray[np.int64]) -> Logits:
+    """Return the logits [B, K] among the outputs for the samples ``chosen`` [B]."""
+    logits = np.asarray(outputs["logits"] if isinstance(outputs, Mapping) else outputs, dtype=np.float32)
+    if logits.ndim != 2 or len(logits) != len(chosen):
+        raise CheckFailed(f"{len(chosen)} pictures gave outputs of shape {list(logits.shape)}, not [B, K]")
+    finite = np.isfinite(logits).all(axis=1)
+    if not finite.all():
+        raise CheckFailed(f"the logits of sample number {chosen[~finite][0]} are not finite")
+    return logits
 
 
 def _module_call(module: nn.Module) -> Callable[[Pictures], Any]:

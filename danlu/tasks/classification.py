@@ -16,6 +16,7 @@ from danlu.core.errors import InputError
 from danlu.models.base import VisionModel
 from danlu.tasks import TASKS
 from danlu.tasks.losses import LossSettings, label_losses
+from danlu.tasks.mixing import mixed_losses
 from danlu.tasks.preprocess import Preprocess
 
 __all__ = ["NO_LABEL", "Batch", "Classification", "ExportModule", "Phase"]
@@ -32,7 +33,7 @@ class Batch:
         pictures: uint8 [B, H, W, C].
         size: int64 [B, 2], the (height, width) of each picture before padding.
         ids: B sample ids.
-        targets: ``{"label": int64 [B]}``.
+        targets: ``{"label": int64 [B]}``, and what :func:`danlu.tasks.mixing.with_partners` adds.
     """
 
     pictures: Tensor
@@ -140,29 +141,35 @@ class Classification:
         outputs = model(batch.pictures)
         sides = dict(outputs) if isinstance(outputs, Mapping) else {"logits": outputs}
         # Half precision has too few digits for a sum over classes.
-        losses = self.loss_of(sides.pop("logits").float(), batch.targets["label"])
+        losses = self._losses(sides.pop("logits").float(), batch.targets)
         for side in sides.values():
-            more = self.loss_of(side.float(), batch.targets["label"])["loss"]
+            more = self._losses(side.float(), batch.targets)["loss"]
             losses["loss"] = losses["loss"] + _auxiliary_weight(model) * more
         return losses
 
-    def loss_of(self, logits: Tensor, label: Tensor) -> dict[str, Tensor]:
-        """Return what :meth:`loss` returns, for float32 logits [B, K] and labels [B]."""
+    def _losses(self, logits: Tensor, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if "share" in targets:
+            return mixed_losses(self.loss_of, logits, targets)
+        return self.loss_of(logits, targets["label"])
+
+    def loss_of(self, logits: Tensor, label: Tensor, share: Tensor | None = None) -> dict[str, Tensor]:
+        """Return what :meth:`loss` returns, for float32 logits [B, K] and labels [B].
+
+        ``share`` [B] weighs each picture's loss, and is not in what the sum is divided by.
+        """
         labelled = (label != NO_LABEL).sum()
         scale = 1.0 / labelled.clamp(min=1).to(logits.dtype)
         is_plain = self.loss_settings == LossSettings() and self.weights is None
         if is_plain:
-            loss = F.cross_entropy(
-                logits, label, ignore_index=NO_LABEL, reduction="sum", label_smoothing=self.label_smoothing
-            )
+            loss = _cross_entropy(logits, label, share, self.label_smoothing)
         else:
             there = label != NO_LABEL
             losses = label_losses(logits, label.where(there, 0), self.loss_settings, self.label_smoothing, self.weights)
-            loss = (losses * there).sum()
+            loss = (losses * there if share is None else losses * there * share).sum()
         with torch.no_grad():
             plain = loss.detach()
             if self.label_smoothing or not is_plain:
-                plain = F.cross_entropy(logits, label, ignore_index=NO_LABEL, reduction="sum")
+                plain = _cross_entropy(logits, label, share)
             # NO_LABEL equals no class, so an unlabelled picture is never counted as right.
             correct = (logits.argmax(1) == label).sum() if len(label) else labelled
         return {"loss": loss * scale, "cross_entropy": plain * scale, "correct": correct, "labelled": labelled}
@@ -189,6 +196,14 @@ class Classification:
             "label_smoothing": self.label_smoothing,
             "loss": self.loss_settings.model_dump(mode="json"),
         }
+
+
+def _cross_entropy(logits: Tensor, label: Tensor, share: Tensor | None, smoothing: float = 0.0) -> Tensor:
+    """Return the sum over labelled pictures, each times its share where shares are given."""
+    if share is None:
+        return F.cross_entropy(logits, label, ignore_index=NO_LABEL, reduction="sum", label_smoothing=smoothing)
+    losses = F.cross_entropy(logits, label, ignore_index=NO_LABEL, reduction="none", label_smoothing=smoothing)
+    return (losses * share).sum()
 
 
 def _auxiliary_weight(model: nn.Module) -> float:

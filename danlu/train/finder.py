@@ -47,7 +47,7 @@ def find_rate(
     with settled(plan), progress("find rate", STEPS, "steps") as bar:
         training = fresh(plan, data)
         training.model.train()
-        size = plan.config.batch_size
+        size = training.samples_a_step
         order = seeds.permutation(len(training.train), "train/order", seed, 0)
         for step in range(STEPS):
             chosen = np.take(order, np.arange(step * size, (step + 1) * size), mode="wrap")

@@ -28,6 +28,7 @@ from danlu.data.loader import Loader
 from danlu.data.sample import Dataset
 from danlu.models.weights import load_state
 from danlu.tasks.classification import Batch, Classification
+from danlu.tasks.mixing import with_partners
 from danlu.tasks.preprocess import PictureModel
 from danlu.train.checkpoint import Checkpoint, Checkpoints
 from danlu.train.ema import MovingAverage
@@ -133,6 +134,11 @@ class Training:
         return len(self.train) // self.config.batch_size
 
     @property
+    def samples_a_step(self) -> int:
+        """Different samples in a batch: each is in it ``repeats`` times."""
+        return self.config.batch_size // self.config.repeats
+
+    @property
     def total_steps(self) -> int:
         """Steps of the whole training."""
         return self.steps_per_epoch * self.config.epochs
@@ -171,7 +177,7 @@ class Training:
 
     def _train_epoch(self, stop: StopRequest, advance: Advance) -> None:
         """Do the steps of the running epoch that are not done yet."""
-        state, size, steps = self.state, self.config.batch_size, self.steps_per_epoch
+        state, size, steps = self.state, self.samples_a_step, self.steps_per_epoch
         order = seeds.permutation(len(self.train), "train/order", self.seed, state.epoch)
         parts = [order[k * size : (k + 1) * size] for k in range(state.position, steps)]
         watch = LossWatch(self, order, log_every=-(-steps // _LOG_LINES_AN_EPOCH))
@@ -206,11 +212,22 @@ class Training:
         state.epoch_seconds = state.train_seconds
 
     def make_batch(self, indices: NDArray[np.int64], pictures: NDArray[np.uint8], epoch: int) -> Batch:
-        """Return the augmented batch of the samples at ``indices``, on the device."""
+        """Return the augmented batch of the samples at ``indices``, each ``repeats`` times, on the device.
+
+        What is mixed is mixed here, before a step may cut the batch into parts.
+        """
         self.last_indices = indices
-        augmented = self.chain.pictures(torch.from_numpy(pictures), Draws(self.seed, epoch, indices))
+        repeat: int | NDArray[np.int64] = 0
+        if (repeats := self.config.repeats) > 1:
+            # All samples once, then all again: so the parts that a step may be done in hold different samples.
+            repeat = np.repeat(np.arange(repeats, dtype=np.int64), len(indices))
+            indices, pictures = np.tile(indices, repeats), np.tile(pictures, (repeats, 1, 1, 1))
+        scene = self.chain.batch(torch.from_numpy(pictures), Draws(self.seed, epoch, indices, repeat))
         labels = self.train.dataset.labels[indices]
-        return self.task.collate(augmented.numpy(), labels, self.train.ids(indices)).to(self.device)
+        batch = self.task.collate(scene.pictures.numpy(), labels, self.train.ids(indices))
+        if scene.mix is not None:
+            batch = with_partners(batch, scene.mix.partner, scene.mix.share)
+        return batch.to(self.device)
 
     def do_step(self, batch: Batch, lr: float, step: int) -> dict[str, Tensor]:
         """Forward, backward and update on one batch; return the task's figures, not yet waited for."""

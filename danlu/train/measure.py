@@ -23,6 +23,7 @@ from danlu.train.loop import Training
 from danlu.train.memory import free_bytes, kept_bytes, parts_for
 from danlu.train.optimizers import make_optimizer
 from danlu.train.precision import autocast
+from danlu.train.scale import typical_scale
 from danlu.train.state import State
 
 __all__ = [
@@ -68,7 +69,8 @@ def step_probe(training: Training, *, compiled: bool = False) -> Callable[[], No
     (phase,) = probe.task.phases(probe.model)
     probe.optimizer = make_optimizer(probe.model.network, phase.parameters, training.config.optimizer)
     probe.model.train()
-    indices = np.arange(training.config.batch_size, dtype=np.int64)
+    probe.config = typical_scale(training.config)
+    indices = np.arange(training.samples_a_step, dtype=np.int64)
     pictures = training.train.loader.pictures(indices)
     # A rate that moves nothing: only the time counts, and the weights must stay finite.
     rate = 1e-12
@@ -125,7 +127,7 @@ def choose_parts(training: Training) -> tuple[int, str]:
     free = free_bytes(training.device)
     if free is None:
         return 1, f"nobody says how much memory is free on {training.device}"
-    few = min(4, size)
+    few = min(4, training.samples_a_step)
     indices = np.arange(few, dtype=np.int64)
     batch = training.make_batch(indices, training.train.loader.pictures(indices), 0)
     model = copy.deepcopy(training.model).train()
@@ -134,7 +136,7 @@ def choose_parts(training: Training) -> tuple[int, str]:
         with autocast(training.device, training.precision):
             return training.task.loss(model, batch, None)
 
-    picture = kept_bytes(forward) // few
+    picture = kept_bytes(forward) // len(batch)
     parts = parts_for(picture, size, free)
     what = f"a picture keeps {picture / 2**20:,.1f} MiB for the way back, {free / 2**30:,.1f} GiB are free"
     return parts, f"{what}: a batch of {size} in {parts} part{'s' * (parts > 1)}"
@@ -144,7 +146,7 @@ def measure_kernels(training: Training) -> dict[str, str]:
     """Return which convolutions get another weight gradient than the library's, by name."""
     if training.precision not in ("fp32", "bf16"):
         return {}
-    indices = np.arange(training.config.batch_size // training.parts, dtype=np.int64)
+    indices = np.arange(max(1, training.samples_a_step // training.parts), dtype=np.int64)
     batch = training.make_batch(indices, training.train.loader.pictures(indices), 0)
     model = copy.deepcopy(training.model).train()
 

@@ -45,7 +45,8 @@ def grid(pictures: NDArray[np.uint8], columns: int = _COLUMNS, cell: int = _CELL
 
 def first_batch(training: Training) -> Batch:
     """Return the first pictures of the first epoch, augmented as training sees them."""
-    order = seeds.permutation(len(training.train), "train/order", training.seed, 0)[: _COLUMNS * _ROWS]
+    shown = max(1, _COLUMNS * _ROWS // training.config.repeats)
+    order = seeds.permutation(len(training.train), "train/order", training.seed, 0)[:shown]
     return training.make_batch(order, training.train.loader.pictures(order), 0)
 
 

@@ -52,6 +52,11 @@ class TrainConfig(Settings):
         label_smoothing: share of the target spread over all classes.
         loss: see :class:`danlu.tasks.losses.LossSettings`.
         augment: augmentations in order, each ``{"name": NAME, setting: value, …}``.
+        repeats: each batch holds each of its samples so many times, differently augmented (Hoffer et al. 2020, Fort et
+            al. 2021). An epoch keeps its number of steps, so it draws ``batch_size / repeats`` samples a step and sees
+            one in so many of the training split.
+        multi_scale: heights and widths in pixels of which each step draws one; its pictures are resized to it on the
+            device, after augmentation. Validation keeps the network's own size. Empty: that size in every step too.
         precision: ``bf16`` computes convolutions and matrix products in bfloat16; ``auto`` does so where the processor
             or GPU has it. ``fp16`` does so in half precision with the loss scaled against underflow; ``tf32`` keeps
             float32 and lets a GPU round the factors of products to 10 bits.
@@ -89,6 +94,8 @@ class TrainConfig(Settings):
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     loss: LossSettings = LossSettings()
     augment: tuple[dict[str, Any], ...] = ()
+    repeats: int = Field(default=1, ge=1, le=64)
+    multi_scale: tuple[int, ...] = ()
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
     compile: bool | Literal["auto"] = False
     recompute: bool = False
@@ -116,6 +123,10 @@ class TrainConfig(Settings):
             raise ValueError(
                 f"accumulate = {self.accumulate} is more parts than the {self.batch_size} pictures of a batch"
             )
+        if self.batch_size % self.repeats:
+            raise ValueError(f"repeats = {self.repeats} does not divide the {self.batch_size} pictures of a batch")
+        if any(not 8 <= size <= 4096 for size in self.multi_scale):
+            raise ValueError(f"multi_scale = {list(self.multi_scale)}: each size is 8 … 4096")
         if self.clip is None and self.clip_by != "norm":
             raise ValueError(f"clip_by = {self.clip_by} clips nothing without clip")
         return self

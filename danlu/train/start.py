@@ -42,6 +42,7 @@ from danlu.train.measure import (
 from danlu.train.pictures import first_batch, show_batch, write_augmented
 from danlu.train.plan import Plan, data_section
 from danlu.train.precision import choose_device, choose_precision, matrix_products
+from danlu.train.scale import check_scales
 from danlu.train.transfer import HEAD, load_fitting, stage_parameters
 
 __all__ = ["choose", "environment_record", "finish", "fresh", "measure", "settled", "start"]
@@ -136,9 +137,10 @@ def choose(
     name, why["model"] = choose_model(model, data.picture, len(data.classes), overrides.get("picture_size"))
     recipe_name, why["recipe"] = choose_recipe(recipe, data.name, name)
     config = choose_config(recipe_name, len(data.train), overrides)
-    make_chain(config.augment)
+    make_chain(config.augment).check_one_label()
     _check_data(data, config.batch_size)
     preprocess, why["picture_size"] = choose_pictures(config, data, name)
+    check_scales(config, name, preprocess.channels)
     chosen = choose_device(device)
     precision, why["precision"] = choose_precision(config.precision, chosen)
     plan = Plan(

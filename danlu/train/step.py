@@ -15,6 +15,7 @@ from danlu.core.log import logger
 from danlu.tasks.classification import Batch
 from danlu.train.memory import is_out_of_memory
 from danlu.train.precision import autocast
+from danlu.train.scale import at_scale
 
 if TYPE_CHECKING:
     from danlu.train.loop import Training
@@ -70,9 +71,11 @@ def gradients(training: Training, batch: Batch, step: int) -> dict[str, Tensor]:
     When memory runs out, begin again in twice as many parts and keep to them.
     """
 
+    model = at_scale(training.model, training.config, training.seed, step)
+
     def loss(part: Batch) -> dict[str, Tensor]:
         with autocast(training.device, training.precision):
-            return training.task.loss(training.model, part, None)
+            return training.task.loss(model, part, None)
 
     while True:
         parts = training.parts

@@ -12,7 +12,16 @@ from danlu.verbs.common import Common, Output, parity_lines
 __all__ = ["bench", "evaluate", "export", "parity", "predict", "quantize"]
 
 
-def evaluate(model: Path, data: str, /, *, split: str = "test", seed: int = 0, common: Common | None = None) -> Output:
+def evaluate(
+    model: Path,
+    data: str,
+    /,
+    *,
+    split: str = "test",
+    seed: int = 0,
+    tta: str | None = None,
+    common: Common | None = None,
+) -> Output:
     """Measure a run or an artifact on a data set.
 
     Parameters
@@ -25,10 +34,12 @@ def evaluate(model: Path, data: str, /, *, split: str = "test", seed: int = 0, c
         train, validation or test.
     seed
         Of the split; the one the run was trained with.
+    tta
+        Also measure with test-time augmentation: flip, or flip+shift (mirrored, and shifted by one pixel).
     """
     from danlu.pipeline import evaluate_any
 
-    document = evaluate_any(model, data, split, seed=seed)
+    document = evaluate_any(model, data, split, seed=seed, tta=tta)
     return Output(document, _metrics(document, split))
 
 
@@ -167,7 +178,10 @@ def _export(run: Path, int8: bool | None, out: Path | None, threads: int | None)
 def _metrics(document: Mapping[str, Any], split: str) -> str:
     figures, evaluation = document["results"][split], document["evaluation"]
     rows = [{k: row[k] for k in ("class", "precision", "recall", "f1", "support")} for row in evaluation["per_class"]]
-    return f"{split} accuracy {terminal.percent(figures['accuracy'])}\n\n{terminal.rows(rows)}"
+    told = f"{split} accuracy {terminal.percent(figures['accuracy'])}"
+    if more := figures.get("accuracy_tta"):
+        told += f"\nwith {more['tta']} {terminal.percent(more)}"
+    return f"{told}\n\n{terminal.rows(rows)}"
 
 
 def _proof(document: Mapping[str, Any]) -> str:

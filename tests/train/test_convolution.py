@@ -119,7 +119,7 @@ def test_a_run_measures_once_writes_it_down_and_resumes_with_it(
         return {target: "patches"}
 
     monkeypatch.setattr("danlu.train.measure.choose_kernels", choose)
-    small = {"epochs": 1, "batch_size": 256, "precision": "bf16", "keep": 9}
+    small = {"epochs": 1, "batch_size": 256, "precision": "bf16", "keep": 9, "kernels": "auto"}
     run = run_tiny(tmp_path / "run", model="resnet20", overrides=small)
     assert run.read_config()["effective"]["machine"]["kernels"] == {target: "patches"}
     assert asked == [1]

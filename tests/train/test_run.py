@@ -138,6 +138,11 @@ FEATURES = {
         "loss.class_weights": "effective",
         "init.name": "lsuv",
     },
+    "mixed, repeated, in parts": {
+        "augment": [{"name": "pad_crop", "padding": 1}, {"name": "mixup_or_cutmix", "per": "sample"}],
+        "repeats": 2,
+        "accumulate": 2,
+    },
 }
 
 
