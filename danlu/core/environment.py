@@ -8,7 +8,7 @@ import platform
 import sys
 from typing import Any
 
-__all__ = ["PACKAGES", "cpu_features", "describe_environment", "usable_cores"]
+__all__ = ["PACKAGES", "cpu_features", "describe_environment", "processor_name", "usable_cores"]
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "onnx", "onnxruntime", "onnxscript", "safetensors", "pydantic")
 
@@ -38,6 +38,11 @@ def _cpuinfo() -> tuple[str, set[str]]:
     return name, flags
 
 
+def processor_name() -> str:
+    """Return what this processor calls itself."""
+    return _cpuinfo()[0]
+
+
 def cpu_features() -> list[str]:
     """Return the vector and matrix extensions of this processor that matter here (Linux; elsewhere empty)."""
     flags = _cpuinfo()[1]
@@ -63,7 +68,7 @@ def describe_environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),
-        "processor": _cpuinfo()[0],
+        "processor": processor_name(),
         "cpu_features": cpu_features(),
         "cores": usable_cores(),
         "packages": _versions(),

@@ -2,20 +2,27 @@
 
 The library's kernel for it runs at a fraction of what its forward pass reaches where maps are small or strides are 2,
 while one matrix product for each place of the kernel (``places``), or a single one over all patches (``patches``), does
-the same sums several times faster there and several times slower elsewhere. So each shape is measured once, before the
-first step, and what was chosen is written down: resume does not measure again.
+the same sums several times faster there and several times slower elsewhere. So each shape is measured once on a
+machine, and what was chosen is kept: in the cache, so that the same command gives the same bits again, and in the run's
+``config.json``, so that resume depends on nothing else.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 import types
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from danlu.core.environment import processor_name
+from danlu.core.errors import InputError
+from danlu.core.files import cache_home, read_json, sha256_bytes, write_json
 
 __all__ = ["ALGORITHMS", "choose_kernels", "use_kernels", "weight_gradient"]
 
@@ -145,17 +152,50 @@ def choose_kernels(network: nn.Module, forward: Callable[[], object]) -> dict[st
     forward()
     for hook in hooks:
         hook.remove()
-    fastest: dict[tuple[Any, ...], str] = {}
+    fastest = _known()
+    before = len(fastest)
     chosen = {}
     for name, (x, output) in seen.items():
         module = network.get_submodule(name)
         assert isinstance(module, nn.Conv2d)
-        shape = (*x.shape, *module.weight.shape, module.stride, module.padding, x.is_contiguous())
+        shape = _describe(module, x)
         if shape not in fastest:
             fastest[shape] = _fastest(module, x, output)
         if fastest[shape] != "library":
             chosen[name] = fastest[shape]
+    if len(fastest) > before:
+        _keep(fastest)
     return chosen
+
+
+def _describe(module: nn.Conv2d, x: Tensor) -> str:
+    """Return what the time of a convolution depends on, as one line."""
+    order = "channels last" if x.is_contiguous(memory_format=torch.channels_last) else "contiguous"
+    shapes = "x".join(map(str, x.shape)), "x".join(map(str, module.weight.shape))
+    threads = f"{torch.get_num_threads()} threads"
+    return f"{shapes[0]} * {shapes[1]} / {module.stride[0]} + {module.padding[0]} {x.dtype} {order} {threads}"
+
+
+def _path() -> Path:
+    machine = f"{processor_name()} torch {torch.__version__}"
+    return cache_home() / "measured" / f"convolution-{sha256_bytes(machine.encode())[:16]}.json"
+
+
+def _known() -> dict[str, str]:
+    """Return what was measured on this machine before; a file that cannot be read counts as none."""
+    try:
+        found = read_json(_path())["fastest"]
+    except (InputError, OSError, KeyError, TypeError):
+        return {}
+    kinds = {"library", *ALGORITHMS}
+    return {shape: kind for shape, kind in found.items() if kind in kinds} if isinstance(found, dict) else {}
+
+
+def _keep(fastest: dict[str, str]) -> None:
+    """Write down what was measured; a cache that cannot be written is measured anew next time."""
+    with contextlib.suppress(OSError):
+        _path().parent.mkdir(parents=True, exist_ok=True)
+        write_json(_path(), {"schema": 1, "fastest": dict(sorted(fastest.items()))})
 
 
 def _fastest(module: nn.Conv2d, x: Tensor, output: Tensor) -> str:

@@ -87,9 +87,10 @@ def test_only_what_it_knows_is_touched() -> None:
     assert _all(network, "places") == {"6": "places"}
 
 
-def test_the_fastest_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fastest_is_chosen_and_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock on which one algorithm is fast for many channels, and the library for few."""
     clock = [0.0]
+    monkeypatch.setenv("DANLU_HOME", str(tmp_path))
     monkeypatch.setattr(convolution, "time", type("T", (), {"perf_counter": lambda: clock[0]}))
     original = convolution._library
 
@@ -105,6 +106,17 @@ def test_the_fastest_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convolution, "ALGORITHMS", {"places": algorithm})
     network = nn.Sequential(nn.Conv2d(8, 32, 3, bias=False), nn.Conv2d(32, 8, 3, bias=False))
     assert choose_kernels(network, lambda: network(torch.randn(1, 8, 8, 8))) == {"1": "places"}
+    # The same shapes are not measured again, also where the clock would say otherwise now; other ones are.
+    clock[0] = 0.0
+    assert choose_kernels(network, lambda: network(torch.randn(1, 8, 8, 8))) == {"1": "places"}
+    assert clock[0] == 0.0
+    assert choose_kernels(network, lambda: network(torch.randn(2, 8, 8, 8))) == {"1": "places"}
+    assert clock[0] > 0.0
+    (kept,) = (tmp_path / "measured").iterdir()
+    kept.write_text("{", encoding="utf-8")
+    clock[0] = 0.0
+    assert choose_kernels(network, lambda: network(torch.randn(1, 8, 8, 8))) == {"1": "places"}
+    assert clock[0] > 0.0
 
 
 def test_a_run_measures_once_writes_it_down_and_resumes_with_it(
