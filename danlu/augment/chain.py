@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from danlu.augment import AUGMENTATIONS
 from danlu.augment.base import Augmentation, Draws, Geometric, Scene, warp_scene
+from danlu.augment.warp import PLAIN, Sampling
 from danlu.core.errors import InputError
 from danlu.core.settings import make_settings
 
@@ -58,16 +59,23 @@ class Chain:
         ]
 
     def apply(self, scene: Scene, parameters: Sequence[Any]) -> Scene:
-        """Return the augmented batch; runs of geometric augmentations are one matrix and one resampling."""
+        """Return the augmented batch; runs of geometric augmentations are one matrix and one resampling.
+
+        A run ends where fill or interpolation change: one resampling cannot honour both.
+        """
         pending: NDArray[np.float64] | None = None
+        sampling: Sampling | None = None
         for augmentation, values in zip(self.augmentations, parameters, strict=True):
+            wanted = augmentation.sampling() if isinstance(augmentation, Geometric) else None
+            joins = isinstance(augmentation, Geometric) and (wanted is None or sampling in (None, wanted))
+            if pending is not None and not joins:
+                scene, pending, sampling = warp_scene(scene, pending, sampling or PLAIN), None, None
             if isinstance(augmentation, Geometric):
                 pending = values if pending is None else values @ pending
-                continue
-            if pending is not None:
-                scene, pending = warp_scene(scene, pending), None
-            scene = augmentation.apply(scene, values)
-        return scene if pending is None else warp_scene(scene, pending)
+                sampling = wanted or sampling
+            else:
+                scene = augmentation.apply(scene, values)
+        return scene if pending is None else warp_scene(scene, pending, sampling or PLAIN)
 
     def pictures(self, pictures: torch.Tensor, draws: Draws) -> torch.Tensor:
         """Return uint8 pictures [B, H, W, C] augmented by their samples' draws."""
