@@ -109,7 +109,9 @@ def posterize(pictures: torch.Tensor, bits: Values) -> torch.Tensor:
 
 def solarize(pictures: torch.Tensor, thresholds: Values) -> torch.Tensor:
     """Return the levels with those at or above ``thresholds`` [n] inverted."""
-    return torch.where(pictures >= per_picture(thresholds, pictures), 255 - pictures, pictures)
+    bright = pictures >= per_picture(np.ceil(thresholds), pictures, torch.uint8)
+    # 0 or 1 becomes 0 or 255, and 255 turns every bit over.
+    return bright.to(torch.uint8).neg_().bitwise_xor_(pictures)
 
 
 def invert(pictures: torch.Tensor) -> torch.Tensor:

@@ -151,24 +151,37 @@ def _copy_windows(
 
 
 def _resample(pictures: torch.Tensor, matrices: NDArray[np.float64], fill: Fill, mode: str) -> torch.Tensor:
-    _, height, width, _ = pictures.shape
-    device = pictures.device
-    inverse = torch.from_numpy(np.linalg.inv(matrices)).to(device, torch.float32)[:, :, :, None, None]
-    y, x = torch.meshgrid(
-        torch.arange(height, device=device) + 0.5, torch.arange(width, device=device) + 0.5, indexing="ij"
-    )
-    # Written out rather than as a matrix product, whose rounding may depend on the batch size.
-    source = inverse[:, :, 0] * x + inverse[:, :, 1] * y + inverse[:, :, 2]
-    scale = torch.tensor([2.0 / width, 2.0 / height], device=device)
-    grid = torch.stack([source[:, 0] / source[:, 2], source[:, 1] / source[:, 2]], dim=3) * scale - 1.0
-    # grid_sample takes what lies outside as 0: shifting the values by the fill makes that the fill.
     level = 0 if fill == "edge" else fill
     values = pictures.permute(0, 3, 1, 2).float()
+    # grid_sample takes what lies outside as 0: shifting the values by the fill makes that the fill.
     values = values.sub_(level) if level else values
     padding = "border" if fill == "edge" else "zeros"
+    grid = _sources(matrices, int(pictures.shape[1]), int(pictures.shape[2]), pictures.device)
     moved = F.grid_sample(values, grid, mode=mode, padding_mode=padding, align_corners=False)
     moved = moved.add_(level) if level else moved
-    return moved.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    moved = moved.round_() if mode == "bilinear" else moved
+    return moved.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def _sources(matrices: NDArray[np.float64], height: int, width: int, device: torch.device) -> torch.Tensor:
+    """Return float32 [B, H, W, 2]: where each pixel comes from, (x, y) with the picture's edges at -1 and 1."""
+    affine = (matrices[:, 2] == (0.0, 0.0, 1.0)).all(axis=1)
+    inverse = np.linalg.inv(matrices)
+    inverse[affine, 2] = (0.0, 0.0, 1.0)
+    third = inverse[:, 2:]
+    # Sides from 0…W to -1…1, before the division by the third row; float32 only after that.
+    inverse = np.stack([inverse[:, k] * (2.0 / side) - inverse[:, 2] for k, side in enumerate((width, height))], axis=1)
+    inverse = inverse if affine.all() else np.concatenate([inverse, third], axis=1)
+    # Each is a sum of what depends on the column and what depends on the row: one addition a pixel. No matrix product,
+    # whose rounding may depend on the batch size.
+    columns = inverse[:, :, None, 0] * (np.arange(width) + 0.5)
+    rows = inverse[:, :, None, 1] * (np.arange(height) + 0.5) + inverse[:, :, None, 2]
+    along = torch.from_numpy(columns.astype(np.float32)).to(device).unsqueeze(2)
+    down = torch.from_numpy(rows.astype(np.float32)).to(device).unsqueeze(3)
+    grid = torch.empty(len(matrices), height, width, 2, device=device)
+    for k in range(2):
+        torch.add(along[:, k], down[:, k], out=grid[..., k])
+    return grid if affine.all() else grid.div_((along[:, 2] + down[:, 2]).unsqueeze(3))
 
 
 def warp_points(points: torch.Tensor, matrix: NDArray[np.float64]) -> torch.Tensor:
