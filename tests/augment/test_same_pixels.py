@@ -2,9 +2,9 @@
 
 Levels are exactly equal. Two kinds of operation have a tolerance, each with its reason:
 
-- resampling: torchvision finds the source of a pixel by float32 matrix products, we by float64 and one float32 addition.
-  Bilinear levels may round the other way (1 level); the nearest pixel may be the other one where the source lies on the
-  line between two (such pixels are found in float64 and left out).
+- resampling: torchvision finds the source of a pixel by float32 matrix products, we by float64 and one float32
+  addition. Bilinear levels may round the other way (1 level); the nearest pixel may be the other one where the source
+  lies on the line between two (such pixels are found in float64 and left out).
 - Gaussian blur: torchvision sums all taps of a square at once, we rows then columns (1 level).
 """
 
@@ -163,7 +163,7 @@ def test_perspective(mode: Interpolation) -> None:
 
 
 def test_a_fill() -> None:
-    """At the rim of a bilinear picture torchvision weighs the fill twice, so that only the nearest pixel is compared."""
+    """At the rim of a bilinear picture torchvision weighs the fill twice: the nearest pixel is compared."""
     given, angle = pictures(), np.random.default_rng(7).uniform(-135, 135, COUNT)
     turned = one_by_one(lambda one, a: reference.rotate(one, a, fill=128), given, angle)
     _agree(given, affine_matrices(SIZES, angle=-angle), "nearest", turned, fill=128)
