@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from danlu.augment.warp import warp_boxes, warp_masks, warp_pictures, warp_points
+from danlu.augment.warp import PLAIN, Fill, Interpolation, Sampling, warp_boxes, warp_masks, warp_pictures, warp_points
 from danlu.core import seeds
 from danlu.core.settings import Settings
 
-__all__ = ["Augmentation", "Draws", "Geometric", "Mix", "Scene", "identity", "warp_scene"]
+__all__ = ["Augmentation", "Draws", "Geometric", "Mix", "Resampled", "Scene", "identity", "warp_scene"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,14 @@ class Draws:
     def integers(self, high: int, what: str) -> NDArray[np.int64]:
         """Return [B] integers in [0, high)."""
         return seeds.integers(high, f"{self.purpose}/{what}", self.seed, self.epoch, self.samples, self.repeat)
+
+    def between(self, low: float, high: float, what: str) -> NDArray[np.float64]:
+        """Return [B] uniform values in [low, high)."""
+        return low + (high - low) * self.uniform(what)
+
+    def bits(self, what: str) -> NDArray[np.uint64]:
+        """Return [B] times 64 random bits, e.g. the key of a noise that is made later."""
+        return seeds.random_bits(f"{self.purpose}/{what}", self.seed, self.epoch, self.samples, self.repeat)
 
 
 @dataclass(frozen=True)
@@ -108,9 +116,30 @@ class Geometric(Augmentation):
     def draw(self, draws: Draws, sizes: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the matrices [B, 3, 3] for B samples whose pictures have ``sizes`` [B, 2] (height, width)."""
 
+    def sampling(self) -> Sampling | None:
+        """Return how its pixels are resampled; ``None`` joins any neighbour, as it neither blends nor looks outside."""
+        return PLAIN
+
     def apply(self, scene: Scene, parameters: NDArray[np.float64]) -> Scene:
         """Return the batch seen through the matrices: pictures and masks resampled once, boxes and points moved."""
-        return warp_scene(scene, parameters)
+        return warp_scene(scene, parameters, self.sampling() or PLAIN)
+
+
+class Resampled(Geometric):
+    """A geometric augmentation that says how its pixels are made.
+
+    Args:
+        fill: the level of what comes from outside the picture, or ``"edge"``: the nearest pixel of its edge. Masks take
+            255 (ignore) there in both cases.
+        interpolation: of the pictures; masks always take the nearest pixel.
+    """
+
+    fill: Fill = 0
+    interpolation: Interpolation = "bilinear"
+
+    def sampling(self) -> Sampling:
+        """Return the settings ``fill`` and ``interpolation``."""
+        return Sampling(self.fill, self.interpolation)
 
 
 def identity(count: int) -> NDArray[np.float64]:
@@ -118,7 +147,7 @@ def identity(count: int) -> NDArray[np.float64]:
     return np.tile(np.eye(3), (count, 1, 1))
 
 
-def warp_scene(scene: Scene, matrices: NDArray[np.float64]) -> Scene:
+def warp_scene(scene: Scene, matrices: NDArray[np.float64], sampling: Sampling = PLAIN) -> Scene:
     """Return ``scene`` with everything on it moved by ``matrices`` [B, 3, 3]."""
     height, width = scene.pictures.shape[1:3]
     boxes, visible = scene.boxes, scene.visible
@@ -132,7 +161,7 @@ def warp_scene(scene: Scene, matrices: NDArray[np.float64]) -> Scene:
         points = [warp_points(one, matrix) for one, matrix in zip(points, matrices, strict=True)]
     return replace(
         scene,
-        pictures=warp_pictures(scene.pictures, matrices),
+        pictures=warp_pictures(scene.pictures, matrices, sampling),
         masks=None if scene.masks is None else warp_masks(scene.masks, matrices),
         boxes=boxes,
         points=points,

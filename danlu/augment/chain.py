@@ -14,6 +14,7 @@ from danlu.augment import AUGMENTATIONS
 from danlu.augment.base import Augmentation, Draws, Geometric, Scene, warp_scene
 from danlu.augment.in_batch import InBatch
 from danlu.augment.partnered import Partnered
+from danlu.augment.warp import PLAIN, Sampling
 from danlu.core.errors import InputError
 from danlu.core.settings import make_settings
 
@@ -74,23 +75,28 @@ class Chain:
     ) -> Scene:
         """Return the augmented batch; runs of geometric augmentations are one matrix and one resampling.
 
+        A run ends where fill or interpolation change: one resampling cannot honour both.
+
         Args:
             scene: B samples.
             parameters: one for each augmentation, as :meth:`draw` returns them.
             partners: place of an augmentation in the chain -> the scenes it needs; :meth:`scene` finds them.
         """
         pending: NDArray[np.float64] | None = None
+        sampling: Sampling | None = None
         for place, (augmentation, values) in enumerate(zip(self.augmentations, parameters, strict=True)):
+            wanted = augmentation.sampling() if isinstance(augmentation, Geometric) else None
+            joins = isinstance(augmentation, Geometric) and (wanted is None or sampling in (None, wanted))
+            if pending is not None and not joins:
+                scene, pending, sampling = warp_scene(scene, pending, sampling or PLAIN), None, None
             if isinstance(augmentation, Geometric):
                 pending = values if pending is None else values @ pending
-                continue
-            if pending is not None:
-                scene, pending = warp_scene(scene, pending), None
-            if isinstance(augmentation, Partnered):
+                sampling = wanted or sampling
+            elif isinstance(augmentation, Partnered):
                 scene = augmentation.apply(scene, values, (partners or {}).get(place, ()))
             else:
                 scene = augmentation.apply(scene, values)
-        return scene if pending is None else warp_scene(scene, pending)
+        return scene if pending is None else warp_scene(scene, pending, sampling or PLAIN)
 
     def pictures(self, pictures: torch.Tensor, draws: Draws) -> torch.Tensor:
         """Return uint8 pictures [B, H, W, C] augmented by their samples' draws."""

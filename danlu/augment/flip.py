@@ -25,5 +25,8 @@ class Flip(Geometric):
         matrices[mirrored, 0, 2] = sizes[mirrored, 1]
         return matrices
 
+    def sampling(self) -> None:
+        """Return ``None``: a mirror joins the resampling of its neighbours."""
+
 
 AUGMENTATIONS.register("flip", Flip, __name__, title="mirrored left to right", geometric=True)

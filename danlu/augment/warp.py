@@ -1,21 +1,43 @@
 """Pictures, masks, boxes and points seen through 3×3 matrices.
 
-Whole-pixel shifts and mirrors are copied exactly; every other matrix is resampled once, bilinearly for pictures and to
-the nearest pixel for masks. What comes from outside a picture is 0, in a mask 255 (ignore).
+Whole-pixel shifts and mirrors are copied exactly; every other matrix is resampled once, for pictures as their
+:class:`Sampling` says and to the nearest pixel for masks, where what comes from outside is 255 (ignore).
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from pydantic import Field
 
-__all__ = ["IGNORE", "is_exact", "warp_boxes", "warp_masks", "warp_pictures", "warp_points"]
+__all__ = ["IGNORE", "PLAIN", "Sampling", "is_exact", "warp_boxes", "warp_masks", "warp_pictures", "warp_points"]
 
 IGNORE = 255
+Fill = Annotated[int, Field(ge=0, le=255)] | Literal["edge"]
+Interpolation = Literal["bilinear", "nearest"]
 # Matrices are products of a few; what is within this of a whole number is meant to be whole.
 _WHOLE = 1e-9
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the pixels of a moved picture are made.
+
+    Args:
+        fill: the level of what comes from outside, or ``"edge"``: the nearest pixel of the picture's edge.
+        interpolation: ``"bilinear"`` or ``"nearest"``.
+    """
+
+    fill: Fill = 0
+    interpolation: Interpolation = "bilinear"
+
+
+PLAIN = Sampling()
 
 
 def is_exact(matrices: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -27,9 +49,13 @@ def is_exact(matrices: NDArray[np.float64]) -> NDArray[np.bool_]:
     return np.asarray(whole & (np.abs(rest) < _WHOLE).all(1), dtype=np.bool_)
 
 
-def warp_pictures(pictures: torch.Tensor, matrices: NDArray[np.float64]) -> torch.Tensor:
+def warp_pictures(
+    pictures: torch.Tensor,
+    matrices: NDArray[np.float64],
+    sampling: Sampling = PLAIN,
+) -> torch.Tensor:
     """Return uint8 pictures [B, H, W, C] moved by ``matrices`` [B, 3, 3]; same shape, a new tensor."""
-    return _warp(pictures, matrices, fill=0, mode="bilinear")
+    return _warp(pictures, matrices, fill=sampling.fill, mode=sampling.interpolation)
 
 
 def warp_masks(masks: torch.Tensor, matrices: NDArray[np.float64]) -> torch.Tensor:
@@ -37,7 +63,7 @@ def warp_masks(masks: torch.Tensor, matrices: NDArray[np.float64]) -> torch.Tens
     return _warp(masks.unsqueeze(3), matrices, fill=IGNORE, mode="nearest").squeeze(3)
 
 
-def _warp(pictures: torch.Tensor, matrices: NDArray[np.float64], *, fill: int, mode: str) -> torch.Tensor:
+def _warp(pictures: torch.Tensor, matrices: NDArray[np.float64], *, fill: Fill, mode: str) -> torch.Tensor:
     exact = is_exact(matrices)
     if exact.all():
         return _copy_shifted(pictures, matrices, fill)
@@ -53,13 +79,13 @@ def _warp(pictures: torch.Tensor, matrices: NDArray[np.float64], *, fill: int, m
     return out
 
 
-def _copy_shifted(pictures: torch.Tensor, matrices: NDArray[np.float64], fill: int) -> torch.Tensor:
+def _copy_shifted(pictures: torch.Tensor, matrices: NDArray[np.float64], fill: Fill) -> torch.Tensor:
     height, width = int(pictures.shape[1]), int(pictures.shape[2])
     mirror_y, mirror_x = matrices[:, 1, 1] < 0, matrices[:, 0, 0] < 0
     # Unmirrored, out[j] = in[j - t]; mirrored, out[L-1-j] = in[j + t - L]. A shift past the edge leaves nothing.
     top = _offsets(matrices[:, 1, 2], mirror_y, height)
     left = _offsets(matrices[:, 0, 2], mirror_x, width)
-    if pictures.device.type == "cpu":
+    if pictures.device.type == "cpu" and fill != "edge":
         return torch.from_numpy(_copy_windows(pictures.numpy(), top, left, mirror_y, mirror_x, fill))
     return _gather(pictures, top, left, mirror_y, mirror_x, fill)
 
@@ -70,7 +96,7 @@ def _gather(
     left: NDArray[np.int64],
     mirror_y: NDArray[np.bool_],
     mirror_x: NDArray[np.bool_],
-    fill: int,
+    fill: Fill,
 ) -> torch.Tensor:
     """Do what ``_copy_windows`` does, on any device."""
     count, height, width, _ = pictures.shape
@@ -83,6 +109,8 @@ def _gather(
     x = torch.from_numpy(columns.clip(0, width - 1)).to(device)
     batch = torch.arange(count, device=device)
     moved = pictures[batch[:, None, None], y[:, :, None], x[:, None, :]]
+    if fill == "edge":
+        return moved
     return moved.masked_fill_(torch.from_numpy(~inside).to(device).unsqueeze(3), fill)
 
 
@@ -122,21 +150,38 @@ def _copy_windows(
     return out
 
 
-def _resample(pictures: torch.Tensor, matrices: NDArray[np.float64], fill: int, mode: str) -> torch.Tensor:
-    _, height, width, _ = pictures.shape
-    device = pictures.device
-    inverse = torch.from_numpy(np.linalg.inv(matrices)).to(device, torch.float32)[:, :, :, None, None]
-    y, x = torch.meshgrid(
-        torch.arange(height, device=device) + 0.5, torch.arange(width, device=device) + 0.5, indexing="ij"
-    )
-    # Written out rather than as a matrix product, whose rounding may depend on the batch size.
-    source = inverse[:, :, 0] * x + inverse[:, :, 1] * y + inverse[:, :, 2]
-    scale = torch.tensor([2.0 / width, 2.0 / height], device=device)
-    grid = torch.stack([source[:, 0] / source[:, 2], source[:, 1] / source[:, 2]], dim=3) * scale - 1.0
+def _resample(pictures: torch.Tensor, matrices: NDArray[np.float64], fill: Fill, mode: str) -> torch.Tensor:
+    level = 0 if fill == "edge" else fill
+    values = pictures.permute(0, 3, 1, 2).float()
     # grid_sample takes what lies outside as 0: shifting the values by the fill makes that the fill.
-    values = pictures.permute(0, 3, 1, 2).float() - fill
-    moved = F.grid_sample(values, grid, mode=mode, padding_mode="zeros", align_corners=False) + fill
-    return moved.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    values = values.sub_(level) if level else values
+    padding = "border" if fill == "edge" else "zeros"
+    grid = _sources(matrices, int(pictures.shape[1]), int(pictures.shape[2]), pictures.device)
+    moved = F.grid_sample(values, grid, mode=mode, padding_mode=padding, align_corners=False)
+    moved = moved.add_(level) if level else moved
+    moved = moved.round_() if mode == "bilinear" else moved
+    return moved.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def _sources(matrices: NDArray[np.float64], height: int, width: int, device: torch.device) -> torch.Tensor:
+    """Return float32 [B, H, W, 2]: where each pixel comes from, (x, y) with the picture's edges at -1 and 1."""
+    affine = (matrices[:, 2] == (0.0, 0.0, 1.0)).all(axis=1)
+    inverse = np.linalg.inv(matrices)
+    inverse[affine, 2] = (0.0, 0.0, 1.0)
+    third = inverse[:, 2:]
+    # Sides from 0…W to -1…1, before the division by the third row; float32 only after that.
+    inverse = np.stack([inverse[:, k] * (2.0 / side) - inverse[:, 2] for k, side in enumerate((width, height))], axis=1)
+    inverse = inverse if affine.all() else np.concatenate([inverse, third], axis=1)
+    # Each is a sum of what depends on the column and what depends on the row: one addition a pixel. No matrix product,
+    # whose rounding may depend on the batch size.
+    columns = inverse[:, :, None, 0] * (np.arange(width) + 0.5)
+    rows = inverse[:, :, None, 1] * (np.arange(height) + 0.5) + inverse[:, :, None, 2]
+    along = torch.from_numpy(columns.astype(np.float32)).to(device).unsqueeze(2)
+    down = torch.from_numpy(rows.astype(np.float32)).to(device).unsqueeze(3)
+    grid = torch.empty(len(matrices), height, width, 2, device=device)
+    for k in range(2):
+        torch.add(along[:, k], down[:, k], out=grid[..., k])
+    return grid if affine.all() else grid.div_((along[:, 2] + down[:, 2]).unsqueeze(3))
 
 
 def warp_points(points: torch.Tensor, matrix: NDArray[np.float64]) -> torch.Tensor:

@@ -11,6 +11,8 @@ from danlu.augment.base import Augmentation, Draws, Geometric, Scene, identity, 
 from danlu.augment.chain import Chain, make_augmentation, make_chain
 from danlu.augment.flip import Flip
 from danlu.augment.pad_crop import PadCrop
+from danlu.augment.rotate import Rotate
+from danlu.augment.warp import Sampling
 from danlu.core.errors import InputError
 
 
@@ -42,6 +44,22 @@ def test_one_resampling_for_a_run_of_geometric_ones(monkeypatch: pytest.MonkeyPa
     pictures = torch.zeros(2, 8, 8, 1, dtype=torch.uint8)
     Chain([PadCrop(), Flip(), _Half(), _Invert(), Flip()]).pictures(pictures, Draws(0, 0, np.arange(2)))
     assert len(calls) == 2
+
+
+def test_a_run_ends_where_fill_or_interpolation_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    samplings = []
+    monkeypatch.setattr(chain_module, "warp_scene", lambda *given: samplings.append(given[2]) or warp_scene(*given))
+    pictures = torch.full((3, 8, 8, 1), 9, dtype=torch.uint8)
+    draws = Draws(0, 0, np.arange(3))
+    grey, sharp = Rotate(fill=128), Rotate(fill=128, interpolation="nearest")
+    Chain([PadCrop(), Flip(), grey, Flip(), Rotate(fill=128), sharp, Flip()]).pictures(pictures, draws)
+    assert samplings == [Sampling(), Sampling(128), Sampling(128, "nearest")]
+    samplings.clear()
+    Chain([Flip(), sharp, _Invert(), Flip()]).pictures(pictures, draws)
+    assert samplings == [Sampling(128, "nearest"), Sampling()]
+    # A mirror before a turn is part of its run: the corners it brings in are grey, not black.
+    out = Chain([Flip(), Rotate(degrees=180, fill=128)]).pictures(pictures, Draws(0, 0, np.arange(3) + 5))
+    assert set(out.unique().tolist()) - set(range(9, 129)) == set()
 
 
 def test_order_is_kept() -> None:
