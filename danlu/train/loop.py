@@ -30,10 +30,12 @@ from danlu.models.weights import load_state
 from danlu.tasks.classification import Batch, Classification
 from danlu.tasks.preprocess import PictureModel
 from danlu.train.checkpoint import Checkpoint, Checkpoints
+from danlu.train.distributed import ALONE, World, local
 from danlu.train.ema import MovingAverage
 from danlu.train.gradients import constrain, prepare
 from danlu.train.lookahead import Lookahead
 from danlu.train.optimizers import Optimizer
+from danlu.train.parallel import Learner, buffers, full
 from danlu.train.precision import autocast
 from danlu.train.schedule import learning_rate
 from danlu.train.settings import TrainConfig
@@ -102,6 +104,8 @@ class Training:
         transfer: what is frozen in which epoch, if anything is.
         trackers: where figures go beside the log.
         last_indices: the samples of the last step's batch.
+        world: the processes that train together.
+        learner: the network as several of them train it.
     """
 
     run: RunFolder
@@ -121,6 +125,8 @@ class Training:
     transfer: Transfer | None = None
     trackers: Trackers = field(default_factory=lambda: Trackers([]))
     last_indices: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    world: World = ALONE
+    learner: Learner | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -168,11 +174,13 @@ class Training:
         """Do the steps of the running epoch that are not done yet."""
         state, size, steps = self.state, self.config.batch_size, self.steps_per_epoch
         order = seeds.permutation(len(self.train), "train/order", self.seed, state.epoch)
-        parts = [order[k * size : (k + 1) * size] for k in range(state.position, steps)]
+        parts = [self.world.part(order[k * size : (k + 1) * size]) for k in range(state.position, steps)]
         watch = LossWatch(self, order, log_every=-(-steps // _LOG_LINES_AN_EPOCH))
         self.model.train()
         if self.transfer is not None:
             self.transfer.begin(state.epoch)
+            if self.learner is not None:
+                self.learner.wrap()
         last_saved = begin = time.monotonic()
         seconds_before = state.train_seconds
         for indices, pictures in self.train.batches(parts):
@@ -187,7 +195,7 @@ class Training:
             now = time.monotonic()
             state.train_seconds = seconds_before + now - begin
             advance(state.step, watch.text)
-            if stop.number is not None or now - last_saved >= self.config.checkpoint_seconds:
+            if self.world.consult(stop, now - last_saved >= self.config.checkpoint_seconds):
                 watch.flush()
                 self._stop_if_asked(stop)
                 self.save()
@@ -208,9 +216,9 @@ class Training:
 
         def loss(part: Batch) -> dict[str, Tensor]:
             with autocast(self.device, self.precision):
-                return self.task.loss(self.model, part, None)
+                return self.task.loss(self.model, part, None) if self.learner is None else self.learner.loss(part)
 
-        losses = add_gradients(loss, batch, self.config.accumulate, self.seed, step)
+        losses = add_gradients(loss, batch, self.config.accumulate, self.seed, step, self.world, self.learner)
         prepare(self.model.network, self.config)
         self.optimizer.step(lr)
         self.optimizer.forget_gradients()
@@ -223,20 +231,27 @@ class Training:
     def _validate(self, stop: StopRequest) -> dict[str, float]:
         """Return the mean figures over the validation split, as the weights to be delivered give them."""
         begin = time.monotonic()
-        tally = Tally()
         indices = np.arange(len(self.validation), dtype=np.int64)
         parts = [indices[k : k + _VALIDATION_BATCH] for k in range(0, len(indices), _VALIDATION_BATCH)]
+        rows: list[Tensor] = []
+        names: tuple[str, ...] = ()
+        self.world.spread(buffers(self))
         self.model.eval()
         with torch.no_grad(), contextlib.nullcontext() if self.average is None else self.average.in_place():
-            for part, pictures in self.validation.batches(parts):
+            for part, pictures in self.validation.batches(self.world.rounds(parts)):
                 labels = self.validation.dataset.labels[part]
                 batch = self.task.collate(pictures, labels, self.validation.ids(part)).to(self.device)
                 with autocast(self.device, self.precision):
-                    losses = self.task.loss(self.model, batch, None)
-                tally.add(tuple(losses), stack(losses).unsqueeze(0))
-                if stop.number is not None:
+                    judge = (
+                        self.task.loss(self.model, batch, None) if self.learner is None else self.learner.judge(batch)
+                    )
+                names = tuple(judge)
+                rows.append(stack(judge))
+                if self.world.consult(stop):
                     break
         self._stop_if_asked(stop)
+        tally = Tally()
+        tally.add(names, self.world.in_order(torch.stack(rows).cpu(), len(parts)))
         self.state.epoch_seconds += time.monotonic() - begin
         means = tally.means()
         for name, value in means.items():
@@ -280,15 +295,18 @@ class Training:
         return state.best
 
     def _stop_if_asked(self, stop: StopRequest) -> None:
-        if stop.number is None:
+        number = self.world.stop_number(stop)
+        if number is None:
             return
-        self.log(kind="event", what="stop", step=self.state.step, epoch=self.state.epoch, signal=stop.number)
+        self.log(kind="event", what="stop", step=self.state.step, epoch=self.state.epoch, signal=number)
         self.save()
         message = f"stopped after step {self.state.step} of {self.total_steps}; the state is saved"
-        raise Stopped(f"{message}: danlu resume {self.run.path}", stop.number)
+        raise Stopped(f"{message}: danlu resume {self.run.path}", number)
 
     def log(self, **entry: Any) -> None:
-        """Append one line to the log; a disk that is full is a named error."""
+        """Append one line to the log, on rank 0; a disk that is full is a named error."""
+        if not self.world.first:
+            return
         self.trackers.entry(entry)
         try:
             self.run.append_log(**entry)
@@ -306,9 +324,9 @@ class Training:
             Diverged: they are not.
         """
         state = self.model.network.state_dict()
-        bad = [name for name, value in state.items() if not bool(torch.isfinite(value).all())]
-        if bad:
-            what = f"the weights are no longer finite ({', '.join(bad[:3])})"
+        bad = [name for name, value in state.items() if not bool(torch.isfinite(local(value)).all())]
+        if self.world.most([len(bad)])[0]:
+            what = f"the weights are no longer finite ({', '.join(bad[:3]) or 'those of another rank'})"
             self.stop_diverged(what, self.state.step, self.train.ids(self.last_indices))
 
     def save(self) -> None:
@@ -320,12 +338,17 @@ class Training:
         """
         self.check_weights()
         network = self.model.network.state_dict()
-        self.state.log_length = self.run.log_length()
         delivered, extra = network, self.optimizer.state()
         if self.average is not None:
             delivered = self.average.average
             extra |= {_RAW + name: value for name, value in network.items()}
-        self.checkpoints.save(self.state, delivered, extra)
+        whole, rest = full(delivered, self.world), full(extra, self.world)
+
+        def write() -> None:
+            self.state.log_length = self.run.log_length()
+            self.checkpoints.save(self.state, whole, rest)
+
+        self.world.lead(write)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Put weights, optimiser and state of ``checkpoint`` back.

@@ -18,6 +18,7 @@ import torch
 
 from danlu.core.environment import usable_cores
 from danlu.core.errors import InputError
+from danlu.train.distributed import ALONE
 from danlu.train.loop import Training
 from danlu.train.optimizers import make_optimizer
 
@@ -48,10 +49,11 @@ def step_probe(training: Training) -> Callable[[], None]:
     probe = copy.copy(training)
     probe.model = copy.deepcopy(training.model)
     probe.average = None
+    probe.world, probe.learner = ALONE, None
     (phase,) = probe.task.phases(probe.model)
     probe.optimizer = make_optimizer(probe.model.network, phase.parameters, training.config.optimizer)
     probe.model.train()
-    indices = np.arange(training.config.batch_size, dtype=np.int64)
+    indices = np.arange(training.config.batch_size // training.world.size, dtype=np.int64)
     pictures = training.train.loader.pictures(indices)
     # A rate that moves nothing: only the time counts, and the weights must stay finite.
     rate = 1e-12

@@ -21,6 +21,7 @@ from danlu.models.base import VisionModel
 from danlu.tasks.classification import Classification
 from danlu.tasks.preprocess import PictureModel, Preprocess, PreprocessSettings
 from danlu.train.checkpoint import Checkpoints
+from danlu.train.distributed import ALONE, World
 from danlu.train.ema import MovingAverage
 from danlu.train.lookahead import with_lookahead
 from danlu.train.loop import Split, Training
@@ -62,6 +63,7 @@ class Plan:
         precision: ``fp32`` or ``bf16``.
         threads: processor threads.
         seed: of initialisation, order and augmentation.
+        ranks: processes that train together.
     """
 
     data: dict[str, Any]
@@ -73,6 +75,7 @@ class Plan:
     precision: str
     threads: int
     seed: int
+    ranks: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """Return the ``effective`` section of ``config.json``."""
@@ -92,6 +95,7 @@ class Plan:
                 "threads": self.threads,
                 "precision": self.precision,
                 "channels_last": self.config.channels_last,
+                **({"ranks": self.ranks} if self.ranks > 1 else {}),
             },
             "seed": self.seed,
         }
@@ -115,6 +119,7 @@ class Plan:
                 precision=machine["precision"],
                 threads=machine["threads"],
                 seed=effective["seed"],
+                ranks=machine.get("ranks", 1),
             )
         except (KeyError, TypeError) as error:
             raise InputError(f"is no configuration of a training run: {error}", where=where) from None
@@ -127,11 +132,11 @@ class Plan:
         """Return the plan with another number of epochs."""
         return replace(self, config=self.config.model_copy(update={"epochs": epochs}))
 
-    def build(self, data: Data, run: RunFolder) -> Training:
+    def build(self, data: Data, run: RunFolder, world: World = ALONE) -> Training:
         """Build everything the loop needs, with a freshly initialised network that depends on the seed alone."""
         torch.manual_seed(seeds.derive_seed("train/initialise", self.seed))
         network = create_model(self.model, num_classes=len(data.classes), in_channels=self.preprocess.channels)
-        device = torch.device(self.device)
+        device = world.place(self.device)
         layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
         network = network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
         model = PictureModel(Preprocess(self.preprocess), network).to(device)
@@ -160,7 +165,8 @@ class Plan:
             checkpoints=Checkpoints(run.checkpoints, self.config.keep),
             average=None if self.config.ema is None else MovingAverage(network, self.config.ema),
             transfer=transfer,
-            trackers=make_trackers(self.config.trackers),
+            trackers=make_trackers(self.config.trackers if world.first else ()),
+            world=world,
         )
 
     def _transfer(self, network: VisionModel) -> Transfer | None:

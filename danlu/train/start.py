@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from danlu.models import MODELS
 from danlu.models.base import VisionModel
 from danlu.models.hub import find_weights
 from danlu.train.choose import choose_config, choose_model, choose_pictures, choose_recipe
+from danlu.train.distributed import ALONE, World, joined
 from danlu.train.loop import Training
 from danlu.train.measure import check_threads, choose_threads, fit_epochs, step_probe, time_steps
+from danlu.train.parallel import check_parallel, distribute
 from danlu.train.pictures import show_batch, write_augmented
 from danlu.train.plan import Plan, data_section
 from danlu.train.precision import choose_device, choose_precision
@@ -47,31 +50,63 @@ def start(
     """Choose, check, write down, train; see :func:`danlu.train.train`."""
     check_threads(threads)
     plan, why = choose(data, model=model, recipe=recipe, overrides=overrides, seed=seed, device=device)
-    with settled(plan):
-        # Built once to no folder, so that weights that do not fit are found before a folder is made.
-        training = plan.build(data, RunFolder(Path()))
-        taken: dict[str, str] | None = None
-        if weights is not None:
-            file = find_weights(weights, MODELS.get(plan.model))
-            why["weights"] = _take_over(training, plan, file)
-            taken = {"file": str(weights), "sha256": files.sha256_file(file)}
-        # Weights, momentum and perhaps an average, in four bytes each, for each checkpoint that is kept at once.
-        training.checkpoints.folder = (out or Path("runs")) / "checkpoints"
-        training.checkpoints.check_space(16 * sum(p.numel() for p in training.model.parameters()) + 2**20)
-        run = new_run_folder(out, data.name, plan.model)
-        with run.locked():
-            if run.config_path.exists():
-                # Another run took the folder between the look and the lock, and has finished already.
-                raise InputError("was taken by another run", where=str(run.path), mend="give another --out")
-            training.run, training.checkpoints.folder = run, run.checkpoints
-            plan = _measure(plan, training, threads, why)
-            asked = _requested(model, recipe, overrides, seed, device, threads, taken)
-            _write_down(run, data, plan, training, {**asked, **requested}, why)
-            training.trackers.tell("start", run, plan.to_json(), 0)
-            show_batch(training)
-            training.run_to_end()
-            finish(training)
+    asked = {"model": model, "recipe": recipe, "set": overrides, "seed": seed, "device": device, "threads": threads}
+    with joined(plan.device, plan.config.rank_timeout) as world:
+        plan = _agree(plan, data, world)
+        with settled(plan):
+            # Built once to no folder, so that weights that do not fit are found before a folder is made.
+            training = plan.build(data, RunFolder(Path()), world)
+            taken: dict[str, str] | None = None
+            if weights is not None:
+                file = find_weights(weights, MODELS.get(plan.model))
+                why["weights"] = _take_over(training, plan, file)
+                taken = {"file": str(weights), "sha256": files.sha256_file(file)}
+            run = RunFolder(Path(world.lead(lambda: _new_folder(out, data, plan, training))))
+            with run.locked() if world.first else contextlib.nullcontext():
+                training.run, training.checkpoints.folder = run, run.checkpoints
+
+                def begin() -> dict[str, Any]:
+                    if run.config_path.exists():
+                        # Another run took the folder between the look and the lock, and has finished already.
+                        raise InputError("was taken by another run", where=str(run.path), mend="give another --out")
+                    measured = _measure(plan, training, threads, why)
+                    training.world = ALONE  # the others wait for what is measured and written here
+                    _write_down(run, data, measured, training, {**asked, "weights": taken, **requested}, why)
+                    training.trackers.tell("start", run, measured.to_json(), 0)
+                    show_batch(training)
+                    return measured.to_json()
+
+                effective = world.lead(begin)
+                training.config, training.state.config = (
+                    Plan.from_json(effective, str(run.config_path)).config,
+                    effective,
+                )
+                torch.set_num_threads(effective["machine"]["threads"])
+                distribute(training, world)
+                training.run_to_end()
+                world.lead(lambda: finish(training))
     return run
+
+
+def _agree(plan: Plan, data: Data, world: World) -> Plan:
+    """Return rank 0's plan, after making sure that all ranks read the same data and can train together.
+
+    Raises:
+        InputError: they do not, or cannot.
+    """
+    check_parallel(plan.config, world.size, plan.device)
+    if not world.same(f"{data.hash} {data.seed}"):
+        what = f"the ranks do not read the same data; rank {world.rank} reads {data.source}, hash {data.hash[:12]}…"
+        raise InputError(what, where="torchrun", mend="give all machines the same copy")
+    return replace(Plan.from_json(world.share(plan.to_json()), "rank 0"), ranks=world.size)
+
+
+def _new_folder(out: Path | None, data: Data, plan: Plan, training: Training) -> str:
+    """Make the run folder, where there is room for the checkpoints."""
+    # Weights, momentum and perhaps an average, in four bytes each, for each checkpoint that is kept at once.
+    training.checkpoints.folder = (out or Path("runs")) / "checkpoints"
+    training.checkpoints.check_space(16 * sum(p.numel() for p in training.model.parameters()) + 2**20)
+    return str(new_run_folder(out, data.name, plan.model).path)
 
 
 def _take_over(training: Training, plan: Plan, file: Path) -> str:
@@ -152,26 +187,6 @@ def _measure(plan: Plan, training: Training, given: int | None, why: dict[str, s
         plan = plan.with_epochs(epochs)
     training.config = plan.config
     return plan
-
-
-def _requested(
-    model: str,
-    recipe: str | None,
-    overrides: dict[str, Any],
-    seed: int,
-    device: str,
-    threads: int | None,
-    weights: dict[str, str] | None,
-) -> dict[str, Any]:
-    return {
-        "model": model,
-        "recipe": recipe,
-        "set": overrides,
-        "seed": seed,
-        "device": device,
-        "threads": threads,
-        "weights": weights,
-    }
 
 
 def _write_down(

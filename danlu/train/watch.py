@@ -50,7 +50,7 @@ class LossWatch:
         """
         if not self.rows:
             return {}
-        rows = torch.stack(self.rows).cpu()
+        rows = self.training.world.rows(self.names, torch.stack(self.rows).cpu())
         state, size = self.training.state, self.training.config.batch_size
         finite = torch.isfinite(rows).all(1)
         if not bool(finite.all()):
