@@ -36,6 +36,8 @@ __all__ = ["ALONE", "RankFailed", "RankLost", "World", "joined", "local"]
 collective: Any = torch.distributed
 # Seconds between two questions "shall we stop or save?": each costs all ranks a message.
 _ASK_EVERY = 0.5
+# Ranks wait at least this long for each other at the start.
+_START = 300.0
 # How long a rank that lost another one waits for signs of life, to say which one it was.
 _ROLL_CALL = 2.0
 _LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|timed? ?out|broken pipe|socket|DDP expects", re.I)
@@ -302,17 +304,31 @@ def _check_device(world: World, device: str) -> None:
 def _start(world: World, device: str, seconds: float) -> None:
     """Start the process group: gloo for tensors in memory, NCCL for those on GPUs."""
     global _store, _sessions
-    wait = timedelta(seconds=seconds)
+    wait, begin = timedelta(seconds=seconds), timedelta(seconds=max(seconds, _START))
     if device == "cuda":
         torch.cuda.set_device(world.local_rank)
     if _store is None:
-        _store, _, _ = next(collective.rendezvous("env://", world.rank, world.size, timeout=wait))
+        _store, _, _ = next(collective.rendezvous("env://", world.rank, world.size, timeout=begin))
     _sessions += 1
     # Several trainings of one process must not read each other's addresses.
     world.store = collective.PrefixStore(f"danlu/{_sessions}", _store)
-    world.store.set_timeout(wait)
+    _meet(world, seconds)
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     collective.init_process_group(backend, store=world.store, rank=world.rank, world_size=world.size, timeout=wait)
+
+
+def _meet(world: World, seconds: float) -> None:
+    """Wait until all ranks are there: they may start minutes apart, where a running one answers in seconds.
+
+    Raises:
+        RankLost: some did not come; it names them.
+    """
+    world.store.set(f"here/{world.rank}", "1")
+    end = time.monotonic() + max(seconds, _START)
+    while absent := [rank for rank in range(world.size) if not world.store.check([f"here/{rank}"])]:
+        if time.monotonic() > end:
+            raise RankLost(f"rank {world.rank}: rank {', '.join(map(str, absent))} of {world.size} never came")
+        time.sleep(0.05)
 
 
 def _leave() -> None:

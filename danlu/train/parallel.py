@@ -193,7 +193,7 @@ def distribute(training: Training, world: World) -> None:
 
 
 def _shards(values: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """Return whole ``values`` as shards that lie where those of the parameters lie; what is no parameter stays whole."""
+    """Return whole ``values`` as shards where those of the parameters lie; what belongs to no parameter stays whole."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     found: dict[str, Tensor] = {}

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from danlu.core.records import RunFolder
 from danlu.evaluate import evaluate
 from danlu.tasks.classification import NO_LABEL, Batch, Classification
 from danlu.train import resume
+from danlu.train.checkpoint import Checkpoints
 from danlu.train.distributed import World
 from danlu.train.parallel import check_parallel
 from danlu.train.settings import TrainConfig
@@ -32,43 +36,118 @@ from tests.train.helpers import curve, digits, hashes, last_step, run_tiny
 from tests.train.ranks import AFTER, SETTINGS, stop_on
 
 ROOT = Path(__file__).parents[2]
+HERE = ("--standalone", "--nproc-per-node", "2")
 KINDS = ("ddp", "fsdp")
+# One worker does all of this file: launches are shared, and torchrun waits 30 s for a hung process, while others run.
+pytestmark = pytest.mark.xdist_group("distributed")
 
 
-def torchrun(*words: str, **variables: str) -> subprocess.Popen[str]:
-    """Start ``torchrun`` with two ranks on this machine; its output is one stream."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words]
-    own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **variables}
-    environment = {**os.environ, **own}
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8"
-    )
+@dataclass
+class Launch:
+    """One start of ``torchrun``; ``told`` is the file of all that it and its ranks print."""
+
+    process: subprocess.Popen[bytes]
+    told: Path
+
+    @property
+    def text(self) -> str:
+        return self.told.read_text(encoding="utf-8", errors="replace")
+
+    def rank(self, rank: int) -> psutil.Process:
+        """Return the process of a rank, once it is there."""
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            for child in psutil.Process(self.process.pid).children():
+                if child.environ().get("RANK") == str(rank):
+                    return child
+            time.sleep(0.05)
+        raise AssertionError("no such rank")
+
+    def wait_for(self, out: Path, step: int) -> None:
+        """Return when there is a checkpoint of at least ``step``."""
+        deadline = time.monotonic() + 120
+        while last_step(out) < step:
+            assert self.process.poll() is None, f"torchrun ended: {self.text}"
+            assert time.monotonic() < deadline, f"the run made no progress: {self.text}"
+            time.sleep(0.02)
+
+    def end(self, seconds: float) -> None:
+        """Wait until it ends by itself."""
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"not ended after {seconds} s: {self.text}")
+
+    def kill(self) -> None:
+        """Leave nothing behind."""
+        if self.process.poll() is None:
+            for child in psutil.Process(self.process.pid).children(recursive=True):
+                child.kill()
+            self.process.kill()
+            self.process.wait()
 
 
-def end(process: subprocess.Popen[str], seconds: float) -> str:
-    """Return all it told, once it has ended by itself."""
-    try:
-        return process.communicate(timeout=seconds)[0]
-    except subprocess.TimeoutExpired:
-        for child in psutil.Process(process.pid).children(recursive=True):
-            child.kill()
-        process.kill()
-        pytest.fail(f"not ended after {seconds} s: {process.communicate()[0]}")
+def torchrun(told: Path, *words: str, before: tuple[str, ...] = (), **variables: str) -> Launch:
+    """Start ``torchrun`` with one thread a process."""
+    command = [*before, sys.executable, "-m", "torch.distributed.run", *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **variables}
+    with open(told, "wb") as file:
+        return Launch(subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT), told)
+
+
+@dataclass
+class Faulty:
+    """A run one of whose ranks was killed, then the other stopped as if it hung."""
+
+    launch: Launch
+    out: Path
+    hung: psutil.Process
+    since: float
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
+    if os.name == "nt":
+        pytest.skip("Windows has no SIGSTOP")
+    folder = tmp_path_factory.mktemp("faulty")
+    out = folder / "run"
+    words = ["digits", "--model", "lenet5", "--threads", "1", "--device", "cpu", "--out", str(out)]
+    settings = ["epochs=3000", "batch_size=64", "precision=fp32", "checkpoint_seconds=0", "rank_timeout=10"]
+    given = [word for pair in settings for word in ("--set", pair)]
+    launch = torchrun(folder / "told.txt", *HERE, "--max-restarts", "1", "-m", "danlu", "train", *words, *given)
+    try:
+        launch.wait_for(out, 40)
+        launch.rank(1).send_signal(signal.SIGKILL)
+        step = last_step(out)
+        launch.wait_for(out, step + 40)
+        hung = launch.rank(1)
+        hung.send_signal(signal.SIGSTOP)
+        yield Faulty(launch, out, hung, time.monotonic())
+    finally:
+        launch.kill()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """One launch of ``tests/train/ranks.py``, and the same trainings by this process."""
     folder = tmp_path_factory.mktemp("ranks")
     assert "143" in stop_on(0, AFTER, lambda: run_tiny(folder / "alone", overrides=SETTINGS["plain"]))
-    process = torchrun("-m", "tests.train.ranks", str(folder))
+    launch = torchrun(folder / "told.txt", *HERE, "-m", "tests.train.ranks", str(folder))
     try:
         for name, settings in SETTINGS.items():
             run_tiny(folder / name, overrides=settings)
+        launch.end(300)
+        assert launch.process.returncode == 0, launch.text
+        yield folder
     finally:
-        text = end(process, 300)
-    assert process.returncode == 0, text
-    return folder
+        launch.kill()
+
+
+def test_b55_a_killed_rank_ends_all_and_the_restart_goes_on(faulty: Faulty) -> None:
+    """``--max-restarts`` starts ``danlu train`` anew, which goes on from the checkpoint."""
+    events = [entry for entry in RunFolder(faulty.out).read_log() if entry.get("what") == "resume"]
+    assert [event["ranks"] for event in events] == [2]
+    assert events[0]["step"] > 0
 
 
 def weights(run: Path, which: str = "last") -> dict[str, Tensor]:
@@ -218,49 +297,68 @@ def test_ranks_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch, varia
         launched()
 
 
-def _rank(process: subprocess.Popen[str], rank: int) -> psutil.Process:
-    """Return the process of a rank, once it is there."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        for child in psutil.Process(process.pid).children():
-            if child.environ().get("RANK") == str(rank):
-                return child
-        time.sleep(0.05)
-    raise AssertionError("no such rank")
+def test_b55_a_hung_rank_ends_all_in_bounded_time(faulty: Faulty) -> None:
+    """The other gives up after ``rank_timeout`` and says who hangs; torchrun ends the hung one 30 s later."""
+    faulty.launch.end(max(5.0, faulty.since + 75 - time.monotonic()))
+    assert faulty.launch.process.returncode != 0
+    assert "rank 0: rank 1 of 2 died, hangs or cannot be reached" in faulty.launch.text
+    assert not faulty.hung.is_running()
+    found = Checkpoints(RunFolder(faulty.out).checkpoints, keep=2).newest_good()
+    assert found is not None
+    assert found.state.resumed == 1
 
 
-def _wait_for(out: Path, step: int) -> None:
-    deadline = time.monotonic() + 120
-    while last_step(out) < step:
-        assert time.monotonic() < deadline, "the run made no progress"
-        time.sleep(0.02)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGSTOP")
-def test_b55_a_rank_that_is_killed_or_hangs_ends_all_and_training_goes_on(tmp_path: Path) -> None:
-    """Killed: torchrun restarts both, which go on from the checkpoint. Hung: the other gives up, and all end."""
-    out = tmp_path / "run"
-    words = ["digits", "--model", "lenet5", "--threads", "1", "--device", "cpu", "--out", str(out)]
-    settings = ["epochs=3000", "batch_size=64", "precision=fp32", "checkpoint_seconds=0", "rank_timeout=4"]
-    given = [word for pair in settings for word in ("--set", pair)]
-    process = torchrun(
-        "--max-restarts", "1", "-m", "danlu", "train", *words, *given, TORCH_ELASTIC_SHUTDOWN_TIMEOUT="1"
-    )
+def _hosts() -> Iterator[list[str]]:
+    """Make two network namespaces with a cable between them; yield their names."""
+    names = [f"danlu-{os.getpid()}-{number}" for number in (0, 1)]
+    cable = [f"dl{os.getpid() % 10**8}{letter}" for letter in "ab"]
+    done: list[str] = []
     try:
-        _wait_for(out, 40)
-        killed = _rank(process, 1)
-        killed.send_signal(signal.SIGKILL)
-        killed.wait(60)
-        step = last_step(out)
-        _wait_for(out, step + 40)
-        hung = _rank(process, 1)
-        hung.send_signal(signal.SIGSTOP)
-        begin = time.monotonic()
+        for name in names:
+            if subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode:
+                pytest.skip("network namespaces cannot be made here (needs root)")
+            done.append(name)
+        commands = [f"link add {cable[0]} type veth peer name {cable[1]}"]
+        for number, name in enumerate(names):
+            inside = f"-n {name}"
+            commands += [f"link set {cable[number]} netns {name}", f"{inside} link set {cable[number]} name eth0"]
+            commands += [f"{inside} addr add 10.77.0.{number + 1}/24 dev eth0", f"{inside} link set eth0 up"]
+            commands += [f"{inside} link set lo up"]
+        for command in commands:
+            if (found := subprocess.run(["ip", *command.split()], capture_output=True, check=False)).returncode:
+                pytest.skip(f"ip {command}: {found.stderr.decode().strip()}")
+        yield names
     finally:
-        text = end(process, 60)
-    assert time.monotonic() - begin < 40
-    assert process.returncode != 0
-    assert "rank 0: rank 1 of 2 died, hangs or cannot be reached" in text
-    assert not psutil.pid_exists(hung.pid)
-    events = [entry for entry in RunFolder(out).read_log() if entry.get("what") == "resume"]
-    assert [event["ranks"] for event in events] == [2]
+        for name in done:
+            subprocess.run(["ip", "netns", "del", name], check=False)
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[list[str]]:
+    if shutil.which("ip") is None:
+        pytest.skip("network namespaces need Linux and the command ip")
+    yield from _hosts()
+
+
+def test_two_hosts_train_together(hosts: list[str], folder: Path) -> None:
+    """Two network namespaces with a cable between them: the same weights as two ranks of one machine."""
+    words = ["digits", "--model", "lenet5", "--threads", "1", "--device", "cpu", "--epochs", "2", "--out"]
+    settings = ["batch_size=64", "optimizer.lr=0.05", "precision=fp32", "clip=1.0"]
+    given = [word for pair in settings for word in ("--set", pair)]
+    launches = []
+    for number, host in enumerate(hosts):
+        where = (
+            f"--nnodes 2 --nproc-per-node 1 --node-rank {number} --master-addr 10.77.0.1 --master-port 29500".split()
+        )
+        work = ["-m", "danlu", "train", *words, str(folder / "hosts"), *given]
+        before = ("ip", "netns", "exec", host)
+        told = folder / f"host-{number}.txt"
+        launches.append(torchrun(told, *where, *work, before=before, GLOO_SOCKET_IFNAME="eth0"))
+    try:
+        for launch in launches:
+            launch.end(120)
+            assert launch.process.returncode == 0, launch.text
+    finally:
+        for launch in launches:
+            launch.kill()
+    assert hashes(RunFolder(folder / "hosts")) == hashes(RunFolder(folder / "plain-ddp"))
