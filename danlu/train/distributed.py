@@ -40,7 +40,7 @@ _ASK_EVERY = 0.5
 _START = 300.0
 # How long a rank that lost another one waits for signs of life, to say which one it was.
 _ROLL_CALL = 2.0
-_LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|timed? ?out|broken pipe|socket|DDP expects", re.I)
+_LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|timed? ?out|broken pipe|socket", re.I)
 
 
 class RankLost(DanluError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -109,7 +109,8 @@ class Learner:
             ids = [self.device.index] if self.device.type == "cuda" else None
             # The running statistics of batch norm are those of rank 0: `spread` gives them to the others when they
             # are needed, instead of DDP before every step.
-            self.wrapped = nn.parallel.DistributedDataParallel(self.module, device_ids=ids, **{_BUFFERS: False})
+            options: dict[str, Any] = {"device_ids": ids, _BUFFERS: False}
+            self.wrapped = nn.parallel.DistributedDataParallel(self.module, **options)
 
     def _shard(self, network: nn.Module) -> None:
         from torch.distributed.device_mesh import init_device_mesh

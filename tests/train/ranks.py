@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from danlu.core.errors import DanluError
-from danlu.train import resume
+from danlu.train import loop, resume
 from danlu.train.distributed import joined
 from danlu.train.loop import Training
 from tests.train.helpers import run_tiny
@@ -27,8 +27,20 @@ RANK = int(os.environ.get("RANK", "0"))
 # Runs that one process does too; none has a batch norm, which would see half of the pictures.
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {"clip": 1.0},
-    "parts": {"accumulate": 3, "ema": 0.9, "lookahead": 4, "optimizer.name": "adam", "optimizer.lr": 1e-3, "epochs": 1},
+    "parts": {
+        "accumulate": 3,
+        "ema": 0.9,
+        "lookahead": 4,
+        "optimizer.name": "adam",
+        "optimizer.lr": 1e-3,
+        "epochs": 1,
+        "clip": 0.1,
+        "clip_by": "adaptive",
+        "max_norm": 2.0,
+    },
+    "frozen": {"transfer.freeze": 1, "transfer.unfreeze_every": 1, "transfer.lr_decay": 0.5},
 }
+KINDS = {"plain": ("ddp", "fsdp"), "parts": ("ddp", "fsdp"), "frozen": ("ddp",)}
 AFTER = 25
 
 
@@ -77,9 +89,10 @@ def _refuse() -> None:
 
 def main(folder: Path) -> None:
     """Do all trainings and write down what was found."""
+    loop._VALIDATION_BATCH = 64  # three parts: two for rank 0, one for rank 1
     found: dict[str, Any] = {"values": values()}
     for name, settings in SETTINGS.items():
-        for kind in ("ddp", "fsdp"):
+        for kind in KINDS[name]:
             run_tiny(folder / f"{name}-{kind}", overrides={**settings, "parallel": kind})
     found["indivisible"] = told(lambda: run_tiny(folder / "never", overrides={"batch_size": 63}))
     for kind, rank in (("ddp", 1), ("fsdp", 0)):

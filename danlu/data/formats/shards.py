@@ -59,10 +59,10 @@ class _Names(Sequence[str]):
     """The ids of a split, made when they are asked for: ``train/00000000`` and so on."""
 
     def __init__(self, split: str, count: int) -> None:
-        self.split, self.count = split, count
+        self.split, self.length = split, count
 
     def __len__(self) -> int:
-        return self.count
+        return self.length
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -70,10 +70,10 @@ class _Names(Sequence[str]):
     def __getitem__(self, index: slice) -> Sequence[str]: ...
     def __getitem__(self, index: int | slice) -> str | Sequence[str]:
         if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(self.count))]
-        if not -self.count <= index < self.count:
+            return [self[number] for number in range(*index.indices(self.length))]
+        if not -self.length <= index < self.length:
             raise IndexError(index)
-        return f"{self.split}/{index % self.count:08d}"
+        return f"{self.split}/{index % self.length:08d}"
 
 
 class _Files:
