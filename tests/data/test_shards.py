@@ -14,6 +14,7 @@ from danlu.core.errors import InputError
 from danlu.data.formats import shards
 from danlu.data.formats.shards import ShardDataset, Shards
 from danlu.data.load import load_data
+from danlu.data.loader import Loader
 from danlu.data.sample import ArrayDataset, FileDataset
 
 CLASSES = ("猫", "dog")
@@ -121,3 +122,6 @@ def test_shards_are_loaded_as_the_folder_they_were_packed_from(packed: Path) -> 
     assert len(data.test) == 6
     assert 0.4 < data.mean[0] < 0.6
     assert load_data(packed).hash == data.hash
+    numbers = [int(ident.partition("/")[2]) for ident in data.train.ids]
+    found = Loader(data.train, (9, 11), 3, cache_bytes=0).pictures(np.arange(len(numbers)))
+    assert np.array_equal(found, pictures().pictures[numbers]), "the loader gives the pictures that were packed"
