@@ -93,6 +93,7 @@ def _dispatch(tokens: list[str]) -> int:
 
     from danlu import verbs
     from danlu.core import log
+    from danlu.core.environment import is_writer
 
     app = _app()
     try:
@@ -103,8 +104,10 @@ def _dispatch(tokens: list[str]) -> int:
     common = bound.arguments.get("common") or verbs.Common()
     _check({**vars(common), **bound.arguments})
     log.configure(quiet=common.quiet, debug=common.debug)
+    if not is_writer():
+        log.logger.setLevel("ERROR")  # the first of several processes speaks for all
     output = verb(*bound.args, **bound.kwargs)
-    if not isinstance(output, verbs.Output):  # --help and --version print by themselves
+    if not isinstance(output, verbs.Output) or not is_writer():  # --help and --version print by themselves
         return 0
     # Plain ASCII, so that no name is lost where the output's encoding lacks its letters.
     _print(json.dumps(output.document, indent=2, allow_nan=False) if common.json else output.text)

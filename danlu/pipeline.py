@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from danlu.core.environment import is_restarted, is_writer
 from danlu.core.errors import CheckFailed, InputError
 from danlu.core.log import logger
 from danlu.core.records import RunFolder, check_free, open_run_folder
@@ -130,7 +131,14 @@ def begin(
         raise InputError("no such file", where=str(weights), mend="give a .safetensors or .pth file to --weights")
     # Only a check: which recipe these settings go on top of is known once the data is.
     apply_overrides(TrainConfig(), training.get("overrides") or {})
-    check_free(out)
+    if out is not None and is_restarted() and RunFolder(out).config_path.is_file():
+        with stages.stage("train", f"go on with {out} after a restart"):
+            from danlu.train import resume as go_on
+
+            folder = go_on(out)
+        return folder, data_of(folder)
+    if is_writer():
+        check_free(out)
     with stages.stage("data", f"check and split {source}"):
         data = load_data(source, seed=seed, download=download)
     from danlu.train import train
@@ -149,6 +157,8 @@ def finish(
     threads: int | None = None,
 ) -> RunFolder:
     """Do the stages after training: evaluate, analyze, export with parity, benchmark, report."""
+    if not is_writer():
+        return folder
     from danlu.report import build_report
     from danlu.tasks.trained import open_trained
 

@@ -98,6 +98,11 @@ class Chain:
                 scene = augmentation.apply(scene, values)
         return scene if pending is None else warp_scene(scene, pending, sampling or PLAIN)
 
+    @property
+    def mixes(self) -> bool:
+        """Whether pictures of a batch are mixed with one another."""
+        return any(isinstance(augmentation, InBatch) for augmentation in self.augmentations)
+
     def pictures(self, pictures: torch.Tensor, draws: Draws) -> torch.Tensor:
         """Return uint8 pictures [B, H, W, C] augmented by their samples' draws."""
         return self.batch(pictures, draws).pictures

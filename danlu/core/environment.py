@@ -8,7 +8,18 @@ import platform
 import sys
 from typing import Any
 
-__all__ = ["PACKAGES", "cpu_features", "describe_environment", "processor_name", "usable_cores"]
+from danlu.core.errors import InputError
+
+__all__ = [
+    "PACKAGES",
+    "cpu_features",
+    "describe_environment",
+    "is_restarted",
+    "is_writer",
+    "launched",
+    "processor_name",
+    "usable_cores",
+]
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "onnx", "onnxruntime", "onnxscript", "safetensors", "pydantic")
 
@@ -20,6 +31,33 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def launched() -> tuple[int, int, int] | None:
+    """Return (rank, number of processes, rank on this machine) as torchrun sets them; None where it started nothing.
+
+    Raises:
+        InputError: the variables contradict each other.
+    """
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return None
+    told = [os.environ.get(name, "0") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")]
+    if not all(value.isdigit() for value in told) or not int(told[0]) < int(told[1]):
+        what = f"RANK={told[0]!r} WORLD_SIZE={told[1]!r} LOCAL_RANK={told[2]!r} are no ranks"
+        raise InputError(what, where="environment", mend="start with torchrun, or unset RANK and WORLD_SIZE")
+    rank, size, local = map(int, told)
+    return rank, size, local
+
+
+def is_writer() -> bool:
+    """Return whether this process writes: it is the only one, or the first of those that torchrun started."""
+    told = launched()
+    return told is None or told[0] == 0
+
+
+def is_restarted() -> bool:
+    """Return whether torchrun started these processes anew after one of them had failed (``--max-restarts``)."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") not in ("", "0")
 
 
 def _cpuinfo() -> tuple[str, set[str]]:

@@ -18,6 +18,7 @@ from danlu.data.decode import SUFFIXES
 from danlu.data.examine import FileFacts, examine
 from danlu.data.findings import Duplicates, Problem, Report, find_duplicates
 from danlu.data.formats.image_folder import scan
+from danlu.data.formats.shards import ShardDataset
 from danlu.data.names import case_clashes, name_warnings, quoted, text_of
 from danlu.data.sample import ArrayDataset, Dataset, FileDataset
 
@@ -30,6 +31,7 @@ __all__ = [
     "check_corrupt_share",
     "inspect_arrays",
     "inspect_folder",
+    "inspect_shards",
 ]
 
 CORRUPT_SHARE = 0.05
@@ -160,6 +162,25 @@ def inspect_arrays(source: str, form: str, splits: Mapping[str, ArrayDataset]) -
         report.modes["L" if channels == 1 else "RGB"] += len(dataset)
     report.warnings = _name_problems(report.classes, []) + report.warnings
     return Findings(report, dict(splits), digests, {})
+
+
+def inspect_shards(source: str, splits: Mapping[str, ShardDataset]) -> Findings:
+    """Describe packed pictures by their index: each was decoded when it was packed, and is verified when it is read."""
+    digests = {part: dataset.digests() for part, dataset in splits.items()}
+    facts = {
+        part: [
+            FileFacts(digest, height=height, width=width, channels=channels, mode="L" if channels == 1 else "RGB")
+            for digest, height, width, channels in zip(
+                digests[part], *(dataset.rows[name].tolist() for name in ("height", "width", "channels")), strict=True
+            )
+        ]
+        for part, dataset in splits.items()
+    }
+    report = _report(source, "shards", splits, digests)
+    report.sizes = Counter((one.height, one.width) for found in facts.values() for one in found)
+    report.modes = Counter(one.mode for found in facts.values() for one in found)
+    report.warnings = _name_problems(report.classes, []) + report.warnings
+    return Findings(report, dict(splits), digests, facts)
 
 
 def check(source: str | Path) -> Report:

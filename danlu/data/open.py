@@ -8,9 +8,10 @@ from pathlib import Path
 
 from danlu.core.errors import InputError, nearest_names
 from danlu.data import catalog
-from danlu.data.doctor import Findings, inspect_arrays, inspect_folder
+from danlu.data.doctor import Findings, inspect_arrays, inspect_folder, inspect_shards
 from danlu.data.folders import existing_folder
 from danlu.data.formats import FORMATS
+from danlu.data.formats.shards import ShardDataset
 from danlu.data.names import text_of
 from danlu.data.sample import ArrayDataset
 
@@ -78,6 +79,9 @@ def open_source(source: str | Path, *, download: bool = False) -> Opened:
     if form == "image_folder":
         return Opened(name, where, inspect_folder(path))
     splits = FORMATS.get(form).read(path)
+    shards = {part: dataset for part, dataset in splits.items() if isinstance(dataset, ShardDataset)}
+    if shards and len(shards) == len(splits):
+        return Opened(name, where, inspect_shards(where, shards))
     arrays = {part: dataset for part, dataset in splits.items() if isinstance(dataset, ArrayDataset)}
     if len(arrays) != len(splits) or not arrays:
         raise InputError(f"format {form!r} gives no pictures in memory", where=where)

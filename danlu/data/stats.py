@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from danlu.core.errors import InputError
 from danlu.core.files import cache_home, read_json, write_json
 from danlu.core.log import logger, progress
 from danlu.data import decode
-from danlu.data.sample import ArrayDataset, FileDataset
+from danlu.data.sample import ArrayDataset, Dataset
 
 __all__ = ["SAMPLED", "SIDE", "array_stats", "file_stats"]
 
@@ -55,7 +56,7 @@ def array_stats(dataset: ArrayDataset) -> Stats:
     return levels.stats()
 
 
-def file_stats(dataset: FileDataset, digests: Sequence[str], channels: int, seed: int) -> Stats:
+def file_stats(dataset: Dataset, digests: Sequence[str], channels: int, seed: int) -> Stats:
     """Return (mean, standard deviation) over at most 2,000 seeded-chosen pictures, each fitted to 64 × 64 pixels.
 
     The result is remembered outside the data set, by the content of the chosen pictures.
@@ -87,10 +88,12 @@ def file_stats(dataset: FileDataset, digests: Sequence[str], channels: int, seed
     return mean, std
 
 
-def _fitted(dataset: FileDataset, chosen: list[int], channels: int) -> Iterator[NDArray[np.uint8]]:
+def _fitted(dataset: Dataset, chosen: list[int], channels: int) -> Iterator[NDArray[np.uint8]]:
     def one(index: int) -> NDArray[np.uint8]:
-        path = dataset.root / dataset.paths[index]
-        return decode.prepare(path, channels, (SIDE, SIDE), name=dataset.ids[index])
+        picture = dataset[index].picture
+        if isinstance(picture, Path):
+            return decode.prepare(picture, channels, (SIDE, SIDE), name=dataset.ids[index])
+        return decode.fit(decode.change_channels(picture, channels), (SIDE, SIDE))
 
     with progress("measure colours", len(chosen), "pictures") as advance, ThreadPoolExecutor(usable_cores()) as pool:
         for done, picture in enumerate(pool.map(one, chosen), start=1):

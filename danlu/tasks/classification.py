@@ -44,6 +44,10 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def labelled(self) -> Tensor:
+        """Return how many of the pictures have a label: an int64 on the device of the labels."""
+        return (self.targets["label"] != NO_LABEL).sum()
+
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """Return the batch on ``device``."""
         if self.pictures.device == torch.device(device):

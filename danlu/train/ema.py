@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from danlu.train.distributed import local
+
 __all__ = ["MovingAverage"]
 
 
@@ -31,7 +33,9 @@ class MovingAverage:
         state = self.model.state_dict()
         floating = [name for name, value in state.items() if value.is_floating_point()]
         torch._foreach_lerp_(
-            [self.average[name] for name in floating], [state[name].detach() for name in floating], 1.0 - decay
+            [local(self.average[name]) for name in floating],
+            [local(state[name].detach()) for name in floating],
+            1.0 - decay,
         )
         for name, value in state.items():
             if not value.is_floating_point():

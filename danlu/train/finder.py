@@ -10,6 +10,7 @@ import numpy as np
 from danlu.core import seeds
 from danlu.core.log import progress
 from danlu.data.load import Data
+from danlu.train.batches import make_batch
 from danlu.train.start import choose, fresh, settled
 
 __all__ = ["find_rate", "suggest"]
@@ -52,7 +53,7 @@ def find_rate(
         for step in range(STEPS):
             chosen = np.take(order, np.arange(step * size, (step + 1) * size), mode="wrap")
             rate = LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1))
-            batch = training.make_batch(chosen, training.train.loader.pictures(chosen), 0)
+            batch = make_batch(training, chosen, training.train.loader.pictures(chosen), 0)
             loss = float(training.do_step(batch, rate, step)["loss"].detach())
             mean = _SMOOTH * mean + (1 - _SMOOTH) * loss
             smoothed = mean / (1 - _SMOOTH ** (step + 1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from danlu.train.distributed import local
 from danlu.train.settings import TrainConfig
 
 __all__ = ["clip_adaptively", "constrain", "prepare", "unit_norms"]
@@ -21,7 +22,7 @@ def prepare(network: nn.Module, config: TrainConfig) -> None:
     if config.l1:
         for _, parameter in parameters:
             if parameter.dim() > 1 and parameter.grad is not None:
-                parameter.grad.add_(parameter.detach().sign(), alpha=config.l1)
+                local(parameter.grad).add_(local(parameter.detach()).sign(), alpha=config.l1)
     if config.clip is None:
         return
     if config.clip_by == "norm":
@@ -44,9 +45,11 @@ def clip_adaptively(parameters: list[nn.Parameter], limit: float) -> None:
     for parameter in parameters:
         if parameter.grad is None:
             continue
-        largest = limit * unit_norms(parameter).clamp(min=_LEAST_NORM)
-        found = unit_norms(parameter.grad)
-        parameter.grad.mul_(torch.where(found > largest, largest / found.clamp(min=1e-6), torch.ones_like(found)))
+        # A shard holds whole units: it is cut along the first dimension.
+        gradient = local(parameter.grad)
+        largest = limit * unit_norms(local(parameter.data)).clamp(min=_LEAST_NORM)
+        found = unit_norms(gradient)
+        gradient.mul_(torch.where(found > largest, largest / found.clamp(min=1e-6), torch.ones_like(found)))
 
 
 def unit_norms(x: Tensor) -> Tensor:
@@ -62,5 +65,6 @@ def constrain(network: nn.Module, limit: float) -> None:
     """Scale the weights of each unit back to a norm of at most ``limit`` (max-norm, Srivastava et al. 2014)."""
     for parameter in network.parameters():
         if parameter.requires_grad and parameter.dim() > 1:
-            found = unit_norms(parameter)
-            parameter.mul_((limit / found.clamp(min=1e-12)).clamp(max=1.0))
+            weights = local(parameter.data)
+            found = unit_norms(weights)
+            weights.mul_((limit / found.clamp(min=1e-12)).clamp(max=1.0))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from danlu.core.errors import InputError
+from danlu.train.distributed import local
 from danlu.train.optimizers import Optimizer
 
 __all__ = ["Lookahead", "with_lookahead"]
@@ -40,13 +41,13 @@ class Lookahead:
         """Make one fast step; after every k of them, move slow and fast weights to their middle."""
         if int(self.count) == 0:  # weights may have been loaded since this was built
             for name, parameter in self.parameters.items():
-                self.slow[name].copy_(parameter)
+                local(self.slow[name]).copy_(local(parameter.data))
         self.inner.step(lr)
         self.count.add_(1)
         if int(self.count) % self.every == 0:
             for name, parameter in self.parameters.items():
-                self.slow[name].lerp_(parameter, _SHARE)
-                parameter.copy_(self.slow[name])
+                slow, fast = local(self.slow[name]), local(parameter.data)
+                fast.copy_(slow.lerp_(fast, _SHARE))
 
     def forget_gradients(self) -> None:
         """Drop all gradients."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -18,24 +17,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from danlu.augment.base import Draws
 from danlu.augment.chain import Chain
-from danlu.core import seeds
 from danlu.core.errors import CheckFailed, InputError, Stopped
 from danlu.core.log import Advance, logger, progress
 from danlu.core.records import RunFolder
-from danlu.data.loader import Loader
-from danlu.data.sample import Dataset
 from danlu.models.weights import load_state
 from danlu.tasks.classification import Batch, Classification
-from danlu.tasks.mixing import with_partners
 from danlu.tasks.preprocess import PictureModel
+from danlu.train.batches import Split, epoch_parts, make_batch
 from danlu.train.checkpoint import Checkpoint, Checkpoints
+from danlu.train.distributed import ALONE, World, local
 from danlu.train.ema import MovingAverage
 from danlu.train.gradients import constrain, prepare
 from danlu.train.lookahead import Lookahead
 from danlu.train.memory import peak_bytes
 from danlu.train.optimizers import Optimizer
+from danlu.train.parallel import Learner, buffers, full
 from danlu.train.precision import LossScaler, autocast
 from danlu.train.schedule import learning_rate
 from danlu.train.settings import TrainConfig
@@ -46,7 +43,7 @@ from danlu.train.trackers import Trackers
 from danlu.train.transfer import Transfer
 from danlu.train.watch import LossWatch, stack
 
-__all__ = ["Diverged", "Split", "Training"]
+__all__ = ["Diverged", "Training"]
 
 _VALIDATION_BATCH = 256
 _LOG_LINES_AN_EPOCH = 100
@@ -60,26 +57,6 @@ class Diverged(CheckFailed):
     def __init__(self, message: str, ids: list[str]) -> None:
         super().__init__(message)
         self.ids = ids
-
-
-@dataclass(frozen=True)
-class Split:
-    """One split and its pictures in the size the network is fed."""
-
-    dataset: Dataset
-    loader: Loader
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def ids(self, indices: NDArray[np.int64]) -> list[str]:
-        """Return the sample ids at ``indices``."""
-        ids = self.dataset.ids
-        return [ids[index] for index in indices.tolist()]
-
-    def batches(self, parts: list[NDArray[np.int64]]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
-        """Yield (indices [B], pictures uint8 [B, H, W, C]) for each part, decoding ahead where that is needed."""
-        return self.loader.prefetch(parts)
 
 
 @dataclass
@@ -106,6 +83,8 @@ class Training:
         trackers: where figures go beside the log.
         data_share: share of the last epoch's training time that its steps waited for pictures.
         last_indices: the samples of the last step's batch.
+        world: the processes that train together.
+        learner: the network as several of them train it.
     """
 
     run: RunFolder
@@ -127,6 +106,8 @@ class Training:
     trackers: Trackers = field(default_factory=lambda: Trackers([]))
     data_share: float = 0.0
     last_indices: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    world: World = ALONE
+    learner: Learner | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -177,13 +158,14 @@ class Training:
 
     def _train_epoch(self, stop: StopRequest, advance: Advance) -> None:
         """Do the steps of the running epoch that are not done yet."""
-        state, size, steps = self.state, self.samples_a_step, self.steps_per_epoch
-        order = seeds.permutation(len(self.train), "train/order", self.seed, state.epoch)
-        parts = [order[k * size : (k + 1) * size] for k in range(state.position, steps)]
-        watch = LossWatch(self, order, log_every=-(-steps // _LOG_LINES_AN_EPOCH))
+        state = self.state
+        order, parts = epoch_parts(self)
+        watch = LossWatch(self, order, log_every=-(-self.steps_per_epoch // _LOG_LINES_AN_EPOCH))
         self.model.train()
         if self.transfer is not None:
             self.transfer.begin(state.epoch)
+            if self.learner is not None:
+                self.learner.wrap()
         last_saved = begin = time.monotonic()
         seconds_before = state.train_seconds
         waited, ready = 0.0, time.monotonic()
@@ -191,7 +173,7 @@ class Training:
             lr = learning_rate(
                 state.step, self.total_steps, self.config.optimizer.lr, self.config.schedule, self.config.epochs
             )
-            batch = self.make_batch(indices, pictures, state.epoch)
+            batch = make_batch(self, indices, pictures, state.epoch)
             waited += time.monotonic() - ready
             losses = self.do_step(batch, lr, state.step)
             state.step += 1
@@ -200,7 +182,7 @@ class Training:
             now = time.monotonic()
             state.train_seconds = seconds_before + now - begin
             advance(state.step, watch.text)
-            if stop.number is not None or now - last_saved >= self.config.checkpoint_seconds:
+            if self.world.consult(stop, now - last_saved >= self.config.checkpoint_seconds):
                 watch.flush()
                 self._stop_if_asked(stop)
                 self.save()
@@ -210,24 +192,6 @@ class Training:
         watch.flush()
         self.check_weights()
         state.epoch_seconds = state.train_seconds
-
-    def make_batch(self, indices: NDArray[np.int64], pictures: NDArray[np.uint8], epoch: int) -> Batch:
-        """Return the augmented batch of the samples at ``indices``, each ``repeats`` times, on the device.
-
-        What is mixed is mixed here, before a step may cut the batch into parts.
-        """
-        self.last_indices = indices
-        repeat: int | NDArray[np.int64] = 0
-        if (repeats := self.config.repeats) > 1:
-            # All samples once, then all again: so the parts that a step may be done in hold different samples.
-            repeat = np.repeat(np.arange(repeats, dtype=np.int64), len(indices))
-            indices, pictures = np.tile(indices, repeats), np.tile(pictures, (repeats, 1, 1, 1))
-        scene = self.chain.batch(torch.from_numpy(pictures), Draws(self.seed, epoch, indices, repeat))
-        labels = self.train.dataset.labels[indices]
-        batch = self.task.collate(scene.pictures.numpy(), labels, self.train.ids(indices))
-        if scene.mix is not None:
-            batch = with_partners(batch, scene.mix.partner, scene.mix.share)
-        return batch.to(self.device)
 
     def do_step(self, batch: Batch, lr: float, step: int) -> dict[str, Tensor]:
         """Forward, backward and update on one batch; return the task's figures, not yet waited for."""
@@ -252,20 +216,27 @@ class Training:
     def _validate(self, stop: StopRequest) -> dict[str, float]:
         """Return the mean figures over the validation split, as the weights to be delivered give them."""
         begin = time.monotonic()
-        tally = Tally()
         indices = np.arange(len(self.validation), dtype=np.int64)
         parts = [indices[k : k + _VALIDATION_BATCH] for k in range(0, len(indices), _VALIDATION_BATCH)]
+        rows: list[Tensor] = []
+        names: tuple[str, ...] = ()
+        self.world.spread(buffers(self))
         self.model.eval()
         with torch.no_grad(), contextlib.nullcontext() if self.average is None else self.average.in_place():
-            for part, pictures in self.validation.batches(parts):
+            for part, pictures in self.validation.batches(self.world.rounds(parts)):
                 labels = self.validation.dataset.labels[part]
                 batch = self.task.collate(pictures, labels, self.validation.ids(part)).to(self.device)
                 with autocast(self.device, self.precision):
-                    losses = self.task.loss(self.model, batch, None)
-                tally.add(tuple(losses), stack(losses))
-                if stop.number is not None:
+                    judge = (
+                        self.task.loss(self.model, batch, None) if self.learner is None else self.learner.judge(batch)
+                    )
+                names = tuple(judge)
+                rows.append(stack(judge))
+                if self.world.consult(stop):
                     break
         self._stop_if_asked(stop)
+        tally = Tally()
+        tally.add(names, self.world.in_order(torch.cat(rows).cpu(), len(parts)))
         self.state.epoch_seconds += time.monotonic() - begin
         means = tally.means()
         for name, value in means.items():
@@ -311,15 +282,18 @@ class Training:
         return state.best
 
     def _stop_if_asked(self, stop: StopRequest) -> None:
-        if stop.number is None:
+        number = self.world.stop_number(stop)
+        if number is None:
             return
-        self.log(kind="event", what="stop", step=self.state.step, epoch=self.state.epoch, signal=stop.number)
+        self.log(kind="event", what="stop", step=self.state.step, epoch=self.state.epoch, signal=number)
         self.save()
         message = f"stopped after step {self.state.step} of {self.total_steps}; the state is saved"
-        raise Stopped(f"{message}: danlu resume {self.run.path}", stop.number)
+        raise Stopped(f"{message}: danlu resume {self.run.path}", number)
 
     def log(self, **entry: Any) -> None:
-        """Append one line to the log; a disk that is full is a named error."""
+        """Append one line to the log, on rank 0; a disk that is full is a named error."""
+        if not self.world.first:
+            return
         self.trackers.entry(entry)
         try:
             self.run.append_log(**entry)
@@ -337,9 +311,9 @@ class Training:
             Diverged: they are not.
         """
         state = self.model.network.state_dict()
-        bad = [name for name, value in state.items() if not bool(torch.isfinite(value).all())]
-        if bad:
-            what = f"the weights are no longer finite ({', '.join(bad[:3])})"
+        bad = [name for name, value in state.items() if not bool(torch.isfinite(local(value)).all())]
+        if self.world.most([len(bad)])[0]:
+            what = f"the weights are no longer finite ({', '.join(bad[:3]) or 'those of another rank'})"
             self.stop_diverged(what, self.state.step, self.train.ids(self.last_indices))
 
     def save(self) -> None:
@@ -351,14 +325,19 @@ class Training:
         """
         self.check_weights()
         network = self.model.network.state_dict()
-        self.state.log_length = self.run.log_length()
         delivered, extra = network, self.optimizer.state()
         if self.average is not None:
             delivered = self.average.average
             extra |= {_RAW + name: value for name, value in network.items()}
         if self.scaler is not None:
             extra |= self.scaler.tensors
-        self.checkpoints.save(self.state, delivered, extra)
+        whole, rest = full(delivered, self.world), full(extra, self.world)
+
+        def write() -> None:
+            self.state.log_length = self.run.log_length()
+            self.checkpoints.save(self.state, whole, rest)
+
+        self.world.lead(write)
 
     def follow_weights(self) -> None:
         """Begin the moving average anew from the network's weights."""

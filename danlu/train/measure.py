@@ -18,7 +18,9 @@ import torch
 
 from danlu.core.environment import usable_cores
 from danlu.core.errors import InputError
+from danlu.train.batches import make_batch
 from danlu.train.convolution import choose_kernels
+from danlu.train.distributed import ALONE
 from danlu.train.loop import Training
 from danlu.train.memory import free_bytes, kept_bytes, parts_for
 from danlu.train.optimizers import make_optimizer
@@ -65,18 +67,19 @@ def step_probe(training: Training, *, compiled: bool = False) -> Callable[[], No
     if compiled:
         probe.model.network.compile()
     probe.average = probe.scaler = None
+    probe.world, probe.learner = ALONE, None
     probe.state = State()
     (phase,) = probe.task.phases(probe.model)
     probe.optimizer = make_optimizer(probe.model.network, phase.parameters, training.config.optimizer)
     probe.model.train()
     probe.config = typical_scale(training.config)
-    indices = np.arange(training.samples_a_step, dtype=np.int64)
+    indices = np.arange(training.samples_a_step // training.world.size, dtype=np.int64)
     pictures = training.train.loader.pictures(indices)
     # A rate that moves nothing: only the time counts, and the weights must stay finite.
     rate = 1e-12
 
     def step() -> None:
-        losses = probe.do_step(probe.make_batch(indices, pictures, 0), rate, 0)
+        losses = probe.do_step(make_batch(probe, indices, pictures, 0), rate, 0)
         float(losses["loss"].detach())  # wait for the device
 
     return step
@@ -129,7 +132,7 @@ def choose_parts(training: Training) -> tuple[int, str]:
         return 1, f"nobody says how much memory is free on {training.device}"
     few = min(4, training.samples_a_step)
     indices = np.arange(few, dtype=np.int64)
-    batch = training.make_batch(indices, training.train.loader.pictures(indices), 0)
+    batch = make_batch(training, indices, training.train.loader.pictures(indices), 0)
     model = copy.deepcopy(training.model).train()
 
     def forward() -> object:
@@ -137,7 +140,7 @@ def choose_parts(training: Training) -> tuple[int, str]:
             return training.task.loss(model, batch, None)
 
     picture = kept_bytes(forward) // len(batch)
-    parts = parts_for(picture, size, free)
+    parts = parts_for(picture, size // training.world.size, free)
     what = f"a picture keeps {picture / 2**20:,.1f} MiB for the way back, {free / 2**30:,.1f} GiB are free"
     return parts, f"{what}: a batch of {size} in {parts} part{'s' * (parts > 1)}"
 
@@ -147,7 +150,7 @@ def measure_kernels(training: Training) -> dict[str, str]:
     if training.precision not in ("fp32", "bf16"):
         return {}
     indices = np.arange(max(1, training.samples_a_step // training.parts), dtype=np.int64)
-    batch = training.make_batch(indices, training.train.loader.pictures(indices), 0)
+    batch = make_batch(training, indices, training.train.loader.pictures(indices), 0)
     model = copy.deepcopy(training.model).train()
 
     def forward() -> None:

@@ -20,6 +20,7 @@ from torch.optim.rmsprop import rmsprop
 from torch.optim.sgd import sgd
 
 from danlu.core.errors import InputError
+from danlu.train.distributed import local
 from danlu.train.optimizer_settings import (
     AdadeltaSettings,
     AdagradSettings,
@@ -110,12 +111,12 @@ class Optimizer(ABC, Generic[S]):
 
     def tensors(self, names: list[str]) -> tuple[list[Tensor], list[Tensor]]:
         """Return the parameters and gradients of ``names``."""
-        gradients = [gradient for name in names if (gradient := self.parameters[name].grad) is not None]
-        return [self.parameters[name].data for name in names], gradients
+        gradients = [local(gradient) for name in names if (gradient := self.parameters[name].grad) is not None]
+        return [local(self.parameters[name].data) for name in names], gradients
 
     def slot(self, slot: str, names: list[str]) -> list[Tensor]:
         """Return what is kept under ``slot`` for ``names``; empty where it is not kept."""
-        return [self.slots[slot][name] for name in names] if slot in self.slots else []
+        return [local(self.slots[slot][name]) for name in names] if slot in self.slots else []
 
     def count(self, names: list[str]) -> list[Tensor]:
         """Return the steps done by each of ``names``; the kernels add one."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from danlu.core import files, seeds
+from danlu.train.batches import make_batch
 
 if TYPE_CHECKING:
     from danlu.tasks.classification import Batch
@@ -47,7 +48,7 @@ def first_batch(training: Training) -> Batch:
     """Return the first pictures of the first epoch, augmented as training sees them."""
     shown = max(1, _COLUMNS * _ROWS // training.config.repeats)
     order = seeds.permutation(len(training.train), "train/order", training.seed, 0)[:shown]
-    return training.make_batch(order, training.train.loader.pictures(order), 0)
+    return make_batch(training, order, training.train.loader.pictures(order), 0)
 
 
 def show_batch(training: Training) -> None:

@@ -21,11 +21,13 @@ from danlu.models.base import VisionModel
 from danlu.tasks.classification import Classification
 from danlu.tasks.losses import class_weights
 from danlu.tasks.preprocess import PictureModel, Preprocess, PreprocessSettings
+from danlu.train.batches import Split
 from danlu.train.checkpoint import Checkpoints
 from danlu.train.convolution import use_kernels
+from danlu.train.distributed import ALONE, World
 from danlu.train.ema import MovingAverage
 from danlu.train.lookahead import with_lookahead
-from danlu.train.loop import Split, Training
+from danlu.train.loop import Training
 from danlu.train.memory import recompute
 from danlu.train.optimizers import make_optimizer
 from danlu.train.precision import LossScaler
@@ -67,6 +69,7 @@ class Plan:
         threads: processor threads.
         seed: of initialisation, order and augmentation.
         kernels: convolutions whose weight gradient is not the library's, see :mod:`danlu.train.convolution`.
+        ranks: processes that train together.
     """
 
     data: dict[str, Any]
@@ -79,6 +82,7 @@ class Plan:
     threads: int
     seed: int
     kernels: dict[str, str] = field(default_factory=dict)
+    ranks: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """Return the ``effective`` section of ``config.json``."""
@@ -99,6 +103,7 @@ class Plan:
                 "precision": self.precision,
                 "channels_last": self.config.channels_last,
                 "kernels": self.kernels,
+                **({"ranks": self.ranks} if self.ranks > 1 else {}),
             },
             "seed": self.seed,
         }
@@ -123,6 +128,7 @@ class Plan:
                 threads=machine["threads"],
                 seed=effective["seed"],
                 kernels=machine.get("kernels", {}),
+                ranks=machine.get("ranks", 1),
             )
         except (KeyError, TypeError) as error:
             raise InputError(f"is no configuration of a training run: {error}", where=where) from None
@@ -139,11 +145,11 @@ class Plan:
         """Return the plan with other training settings."""
         return replace(self, config=self.config.model_copy(update=settings))
 
-    def build(self, data: Data, run: RunFolder) -> Training:
+    def build(self, data: Data, run: RunFolder, world: World = ALONE) -> Training:
         """Build everything the loop needs, with a freshly initialised network that depends on the seed alone."""
         torch.manual_seed(seeds.derive_seed("train/initialise", self.seed))
         network = create_model(self.model, num_classes=len(data.classes), in_channels=self.preprocess.channels)
-        device = torch.device(self.device)
+        device = world.place(self.device)
         layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
         network = network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
         if self.config.recompute and not recompute(network):
@@ -179,7 +185,8 @@ class Plan:
             average=None if self.config.ema is None else MovingAverage(network, self.config.ema),
             transfer=transfer,
             scaler=LossScaler() if self.precision == "fp16" else None,
-            trackers=make_trackers(self.config.trackers),
+            trackers=make_trackers(self.config.trackers if world.first else ()),
+            world=world,
         )
 
     def _transfer(self, network: VisionModel) -> Transfer | None:

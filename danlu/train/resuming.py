@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ from danlu.core.log import logger
 from danlu.core.records import RunFolder, open_run_folder
 from danlu.core.settings import apply_overrides
 from danlu.data.load import Data, load_data
-from danlu.train.checkpoint import Checkpoint, Checkpoints
+from danlu.train.checkpoint import Checkpoint
+from danlu.train.distributed import joined
 from danlu.train.loop import Training
+from danlu.train.parallel import check_parallel, distribute
 from danlu.train.plan import Plan, data_section, differences
 from danlu.train.precision import choose_device
 from danlu.train.start import finish, settled
+from danlu.train.state import State
 
 __all__ = ["resume_run"]
 
@@ -46,30 +50,39 @@ def resume_run(
         logger.info("%s is finished: nothing to do", path)
         return run
     choose_device(plan.device)
-    with run.locked():
-        if data is None:
-            data = load_data(plan.data["source"], seed=plan.data["seed"], channels=plan.preprocess.channels)
-        _check_data(plan, data)
-        checkpoints = Checkpoints(run.checkpoints, plan.config.keep)
-        checkpoints.clean()
-        _clean_run(run)
-        found = checkpoints.newest_good() if checkpoint == "auto" else checkpoints.load(checkpoint)
-        if found is not None:
-            _refuse(differences(found.state.config, effective), where, "the settings have changed since the last step")
-        with settled(plan):
-            training = plan.build(data, run)
-            if found is None:
-                raise InputError(
-                    "holds no checkpoint: it was stopped before its first step",
-                    where=str(run.path),
-                    mend="delete it and train again",
-                )
-            _go_back(training, found)
-            _say(run, training, found)
-            training.trackers.tell("start", run, effective, training.state.step)
-            training.run_to_end()
-            finish(training)
+    with joined(plan.device, plan.config.rank_timeout) as world:
+        check_parallel(plan.config, world.size, plan.device)
+        with run.locked() if world.first else contextlib.nullcontext():
+            if data is None:
+                data = load_data(plan.data["source"], seed=plan.data["seed"], channels=plan.preprocess.channels)
+            _check_data(plan, data)
+            with settled(plan):
+                training = plan.build(data, run, world)
+                state = world.lead(lambda: _restore(training, checkpoint, effective, world.size))
+                training.state = State.from_json(state, where)
+                distribute(training, world)
+                training.trackers.tell("start", run, effective, training.state.step)
+                training.run_to_end()
+                world.lead(lambda: finish(training))
     return run
+
+
+def _restore(training: Training, checkpoint: str, effective: dict[str, Any], ranks: int) -> dict[str, Any]:
+    """Put the training where its checkpoint stands, and the folder too; return the state."""
+    run, where = training.run, str(training.run.config_path)
+    training.checkpoints.clean()
+    _clean_run(run)
+    found = training.checkpoints.newest_good() if checkpoint == "auto" else training.checkpoints.load(checkpoint)
+    if found is None:
+        raise InputError(
+            "holds no checkpoint: it was stopped before its first step",
+            where=str(run.path),
+            mend="delete it and train again",
+        )
+    _refuse(differences(found.state.config, effective), where, "the settings have changed since the last step")
+    _go_back(training, found)
+    _say(run, training, found, effective["machine"].get("ranks", 1), ranks)
+    return training.state.to_json()
 
 
 def _refuse(found: list[str], where: str, what: str) -> None:
@@ -123,7 +136,7 @@ def _go_back(training: Training, found: Checkpoint) -> None:
     state.resumed += 1
 
 
-def _say(run: RunFolder, training: Training, found: Checkpoint) -> None:
+def _say(run: RunFolder, training: Training, found: Checkpoint, begun: int, ranks: int) -> None:
     state = training.state
     logger.info(
         "resume from %s: epoch %d, step %d of %d", found.name, state.epoch + 1, state.step, training.total_steps
@@ -138,4 +151,7 @@ def _say(run: RunFolder, training: Training, found: Checkpoint) -> None:
                 now.get(package),
                 packages[package],
             )
-    training.log(kind="event", what="resume", step=state.step, epoch=state.epoch, torch=torch.__version__)
+    if begun != ranks:
+        logger.warning("the run was begun with %d processes: it goes on with %d, but not bit for bit", begun, ranks)
+    where = {"torch": torch.__version__, **({"ranks": ranks} if ranks > 1 or begun > 1 else {})}
+    training.log(kind="event", what="resume", step=state.step, epoch=state.epoch, **where)

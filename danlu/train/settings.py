@@ -46,7 +46,7 @@ class TrainConfig(Settings):
 
     Attributes:
         epochs: passes over the training split; of each, what does not fill a last batch is left for another epoch.
-        batch_size: pictures a step.
+        batch_size: pictures a step, of all ranks together.
         optimizer: one of :mod:`danlu.train.optimizer_settings`; changing its name starts from that one's defaults.
         schedule: one of :mod:`danlu.train.schedule`; likewise.
         label_smoothing: share of the target spread over all classes.
@@ -85,6 +85,10 @@ class TrainConfig(Settings):
         keep: how many of the last checkpoints stay, beside the best.
         budget: seconds of training to fit ``epochs`` to, measured before the first step; None: ``epochs`` as they are.
         picture_size: height and width pictures are brought to; None: chosen by the data and the network.
+        parallel: how several processes started by torchrun train: ``ddp``, each with the whole network, or ``fsdp``,
+            each with a shard of weights, gradients and optimiser. One process trains the same with either.
+        sync_batch_norm: batch norm sees the pictures of all ranks instead of those of its own; CUDA only.
+        rank_timeout: seconds after which a rank that does not answer is given up, and training ends.
     """
 
     epochs: int = Field(default=20, ge=1, le=100_000)
@@ -116,6 +120,9 @@ class TrainConfig(Settings):
     keep: int = Field(default=2, ge=1)
     budget: float | None = Field(default=None, gt=0.0)
     picture_size: int | None = Field(default=None, ge=8, le=4096)
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    sync_batch_norm: bool = False
+    rank_timeout: float = Field(default=300.0, ge=1.0, le=86_400.0)
 
     @model_validator(mode="after")
     def _agree(self) -> TrainConfig:

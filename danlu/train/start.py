@@ -6,6 +6,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from danlu.models.hub import find_weights
 from danlu.models.vision.airbench import Airbench
 from danlu.train.choose import choose_config, choose_model, choose_pictures, choose_recipe
 from danlu.train.convolution import use_kernels
+from danlu.train.distributed import ALONE, World, joined
 from danlu.train.initialise import InitialiseSettings, initialise
 from danlu.train.loop import Training
 from danlu.train.measure import (
@@ -39,6 +41,7 @@ from danlu.train.measure import (
     step_probe,
     time_steps,
 )
+from danlu.train.parallel import check_parallel, distribute
 from danlu.train.pictures import first_batch, show_batch, write_augmented
 from danlu.train.plan import Plan, data_section
 from danlu.train.precision import choose_device, choose_precision, matrix_products
@@ -67,36 +70,80 @@ def start(
     """Choose, check, write down, train; see :func:`danlu.train.train`."""
     check_threads(threads)
     plan, why = choose(data, model=model, recipe=recipe, overrides=overrides, seed=seed, device=device)
-    with settled(plan):
-        # Built once to no folder, so that weights that do not fit are found before a folder is made.
-        training = fresh(plan, data)
-        taken: dict[str, str] | None = None
-        if weights is not None:
-            file = find_weights(weights, MODELS.get(plan.model))
-            why["weights"] = _take_over(training, plan, file)
-            taken = {"file": str(weights), "sha256": files.sha256_file(file)}
-        # Weights, momentum and perhaps an average, in four bytes each, for each checkpoint that is kept at once.
-        training.checkpoints.folder = (out or Path("runs")) / "checkpoints"
-        training.checkpoints.check_space(16 * sum(p.numel() for p in training.model.parameters()) + 2**20)
-        run = new_run_folder(out, data.name, plan.model)
-        with run.locked():
-            if run.config_path.exists():
-                # Another run took the folder between the look and the lock, and has finished already.
-                raise InputError("was taken by another run", where=str(run.path), mend="give another --out")
-            training.run, training.checkpoints.folder = run, run.checkpoints
-            plan = measure(plan, training, threads, why)
-            asked = _requested(model, recipe, overrides, seed, device, threads, taken)
-            _write_down(run, data, plan, training, {**asked, **requested}, why)
-            training.trackers.tell("start", run, plan.to_json(), 0)
-            show_batch(training)
-            training.run_to_end()
-            finish(training)
+    asked = {"model": model, "recipe": recipe, "set": overrides, "seed": seed, "device": device, "threads": threads}
+    with joined(plan.device, plan.config.rank_timeout) as world:
+        plan = _agree(plan, data, world)
+        with settled(plan):
+            # Built once to no folder, so that weights that do not fit are found before a folder is made.
+            training = fresh(plan, data, world)
+            taken: dict[str, str] | None = None
+            if weights is not None:
+                file = find_weights(weights, MODELS.get(plan.model))
+                why["weights"] = _take_over(training, plan, file)
+                taken = {"file": str(weights), "sha256": files.sha256_file(file)}
+            run = RunFolder(Path(world.lead(lambda: _new_folder(out, data, plan, training))))
+            with run.locked() if world.first else contextlib.nullcontext():
+                training.run, training.checkpoints.folder = run, run.checkpoints
+                asked |= {"weights": taken, **requested}
+                begin = functools.partial(_begin, training, plan, data, threads, asked, why)
+                effective = world.lead(begin)
+                _follow(training, Plan.from_json(effective, str(run.config_path)), effective)
+                distribute(training, world)
+                training.run_to_end()
+                world.lead(lambda: finish(training))
     return run
 
 
-def fresh(plan: Plan, data: Data) -> Training:
+def _begin(
+    training: Training, plan: Plan, data: Data, threads: int | None, asked: dict[str, Any], why: dict[str, str]
+) -> dict[str, Any]:
+    """Measure what is to be measured and write the run down; return what takes effect. Rank 0 does so for all."""
+    run = training.run
+    if run.config_path.exists():
+        # Another run took the folder between the look and the lock, and has finished already.
+        raise InputError("was taken by another run", where=str(run.path), mend="give another --out")
+    measured = measure(plan, training, threads, why)
+    training.world = ALONE  # the others wait for what is measured and written here
+    _write_down(run, data, measured, training, asked, why)
+    training.trackers.tell("start", run, measured.to_json(), 0)
+    show_batch(training)
+    return measured.to_json()
+
+
+def _follow(training: Training, plan: Plan, effective: dict[str, Any]) -> None:
+    """Take over, on every rank, what rank 0 measured."""
+    newly = plan.config.compile is True and training.config.compile is not True
+    training.config, training.state.config = plan.config, effective
+    torch.set_num_threads(plan.threads)
+    use_kernels(training.model.network, plan.kernels)
+    if newly:
+        training.model.network.compile()
+
+
+def _agree(plan: Plan, data: Data, world: World) -> Plan:
+    """Return rank 0's plan, after making sure that all ranks read the same data and can train together.
+
+    Raises:
+        InputError: they do not, or cannot.
+    """
+    check_parallel(plan.config, world.size, plan.device)
+    if not world.same(f"{data.hash} {data.seed}"):
+        what = f"the ranks do not read the same data; rank {world.rank} reads {data.source}, hash {data.hash[:12]}…"
+        raise InputError(what, where="torchrun", mend="give all machines the same copy")
+    return replace(Plan.from_json(world.share(plan.to_json()), "rank 0"), ranks=world.size)
+
+
+def _new_folder(out: Path | None, data: Data, plan: Plan, training: Training) -> str:
+    """Make the run folder, where there is room for the checkpoints."""
+    # Weights, momentum and perhaps an average, in four bytes each, for each checkpoint that is kept at once.
+    training.checkpoints.folder = (out or Path("runs")) / "checkpoints"
+    training.checkpoints.check_space(16 * sum(p.numel() for p in training.model.parameters()) + 2**20)
+    return str(new_run_folder(out, data.name, plan.model).path)
+
+
+def fresh(plan: Plan, data: Data, world: World = ALONE) -> Training:
     """Return a training at its first step that belongs to no folder, its weights set as network and recipe ask."""
-    training = plan.build(data, RunFolder(Path()))
+    training = plan.build(data, RunFolder(Path()), world)
     if isinstance(training.model.network, Airbench):
         training.model.network.whiten(_first_pictures(training, _WHITENED))
         training.follow_weights()
@@ -199,42 +246,18 @@ def measure(plan: Plan, training: Training, given: int | None, why: dict[str, st
         if plan.kernels:
             why["kernels"] = f"measured to be faster for {len(plan.kernels)} convolutions"
             use_kernels(training.model.network, plan.kernels)
-            seconds = None
-            probe = step_probe(training)
+            seconds, probe = None, step_probe(training)
     if seconds is None and (plan.config.budget is not None or plan.config.compile == "auto"):
         seconds = time_steps(probe, [threads])[threads]
     if plan.config.compile == "auto":
         assert seconds is not None
         pays, why["compile"], seconds = choose_compile(training, seconds)
         plan = plan.with_settings(compile=pays)
-        if pays:
-            training.model.network.compile()
     if plan.config.budget is not None:
         assert seconds is not None
         epochs, why["epochs"] = fit_epochs(training, seconds)
         plan = plan.with_settings(epochs=epochs)
-    training.config = plan.config
     return plan
-
-
-def _requested(
-    model: str,
-    recipe: str | None,
-    overrides: dict[str, Any],
-    seed: int,
-    device: str,
-    threads: int | None,
-    weights: dict[str, str] | None,
-) -> dict[str, Any]:
-    return {
-        "model": model,
-        "recipe": recipe,
-        "set": overrides,
-        "seed": seed,
-        "device": device,
-        "threads": threads,
-        "weights": weights,
-    }
 
 
 def _write_down(

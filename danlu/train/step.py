@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,12 +14,14 @@ from torch import Tensor
 from danlu.core import seeds
 from danlu.core.log import logger
 from danlu.tasks.classification import Batch
+from danlu.train.distributed import ALONE, World
 from danlu.train.memory import is_out_of_memory
 from danlu.train.precision import autocast
 from danlu.train.scale import at_scale
 
 if TYPE_CHECKING:
     from danlu.train.loop import Training
+    from danlu.train.parallel import Learner
 
 __all__ = ["add_gradients", "gradients", "merge", "split"]
 
@@ -27,9 +30,19 @@ _COUNTS = ("correct", "labelled")
 
 
 def add_gradients(
-    loss: Callable[[Batch], dict[str, Tensor]], batch: Batch, parts: int, seed: int, step: int, scale: float = 1.0
+    loss: Callable[[Batch], dict[str, Tensor]],
+    batch: Batch,
+    parts: int,
+    seed: int,
+    step: int,
+    scale: float = 1.0,
+    world: World = ALONE,
+    learner: Learner | None = None,
 ) -> dict[str, Tensor]:
     """Back-propagate the mean loss of ``batch`` in ``parts`` parts; return the figures of the whole batch.
+
+    With several ranks ``batch`` is one rank's part of the step's batch, and so are the figures; the gradients are those
+    of the mean over the labelled pictures of all ranks.
 
     Args:
         loss: figures of a batch, ``loss`` among them, a mean over its pictures.
@@ -39,16 +52,27 @@ def add_gradients(
         step: which one; what draws from torch's generators (dropout) depends on seed, step and part alone, so that no
             generator state has to be kept.
         scale: what the gradients are multiplied by.
+        world: the ranks.
+        learner: what averages the gradients of several ranks.
     """
+    if parts == world.size == 1:
+        _seed(seeds.derive_seed("train/step", seed, step))
+        figures = loss(batch)
+        (figures["loss"] if scale == 1.0 else figures["loss"] * scale).backward()  # type: ignore[no-untyped-call]
+        return figures
     total: dict[str, Tensor] = {}
-    for number, part in enumerate(split(batch, parts)):
-        _seed(seeds.derive_seed("train/step", seed, step, *([number] if number else [])))
-        figures = loss(part)
-        share = len(part) / len(batch)
-        factor = scale if parts == 1 else scale * share
-        scaled = figures["loss"] if factor == 1.0 else figures["loss"] * factor
-        scaled.backward()  # type: ignore[no-untyped-call]
-        total = figures if parts == 1 else merge(total, figures, share)
+    pieces = split(batch, parts)
+    counts = torch.stack([piece.labelled() for piece in pieces]).float()
+    whole = counts.sum()
+    # The ranks' gradients are averaged, so each weighs as many times more as there are ranks. At least one, where no
+    # picture has a label: then all losses are zero.
+    everywhere = (world.sum(whole) / world.size).clamp(min=1 / world.size)
+    for number, (part, count) in enumerate(zip(pieces, counts, strict=True)):
+        _seed(seeds.derive_seed("train/step", seed, step, *world.counters(number)))
+        with contextlib.nullcontext() if learner is None else learner.part(number == len(pieces) - 1):
+            figures = loss(part)
+            (figures["loss"] * (scale * count / everywhere)).backward()
+        total = figures if len(pieces) == 1 else merge(total, figures, count / whole.clamp(min=1))
     return total
 
 
@@ -68,22 +92,23 @@ def _seed(seed: int) -> None:
 def gradients(training: Training, batch: Batch, step: int) -> dict[str, Tensor]:
     """Back-propagate a batch of ``training``; return its figures, not yet waited for.
 
-    When memory runs out, begin again in twice as many parts and keep to them.
+    When memory runs out, begin again in twice as many parts and keep to them; not where several ranks train, of which
+    the others wait in the middle of the step.
     """
-
-    model = at_scale(training.model, training.config, training.seed, step)
+    model, learner, world = training.model, training.learner, training.world
+    seen = at_scale(model, training.config, training.seed, step)
 
     def loss(part: Batch) -> dict[str, Tensor]:
         with autocast(training.device, training.precision):
-            return training.task.loss(model, part, None)
+            return training.task.loss(seen, part, None) if learner is None else learner.loss(part)
 
     while True:
         parts = training.parts
         try:
             scale = 1.0 if training.scaler is None else training.scaler.scale
-            return add_gradients(loss, batch, parts, training.seed, step, scale)
+            return add_gradients(loss, batch, parts, training.seed, step, scale, world, learner)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or parts >= len(batch):
+            if not is_out_of_memory(error) or parts >= len(batch) or world.size > 1:
                 raise
         training.optimizer.forget_gradients()
         if training.device.type == "cuda":
@@ -114,7 +139,7 @@ def split(batch: Batch, parts: int) -> list[Batch]:
     ]
 
 
-def merge(total: dict[str, Tensor], figures: dict[str, Tensor], share: float) -> dict[str, Tensor]:
-    """Return ``total`` with the figures of a further part, which is ``share`` of the pictures."""
+def merge(total: dict[str, Tensor], figures: dict[str, Tensor], share: Tensor) -> dict[str, Tensor]:
+    """Return ``total`` with the figures of a further part, which has ``share`` of the labelled pictures."""
     weighted = {name: value.detach() * (1 if name in _COUNTS else share) for name, value in figures.items()}
     return {name: total[name] + value if name in total else value for name, value in weighted.items()}

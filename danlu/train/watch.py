@@ -50,7 +50,7 @@ class LossWatch:
         """
         if not self.rows:
             return {}
-        rows = stack(*self.rows).cpu()
+        rows = self.training.world.rows(self.names, stack(*self.rows).cpu())
         state, size = self.training.state, self.training.samples_a_step
         finite = torch.isfinite(rows).all(1)
         if not bool(finite.all()):

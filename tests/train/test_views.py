@@ -19,6 +19,7 @@ from danlu.core.settings import make_settings
 from danlu.tasks.classification import Classification
 from danlu.tasks.preprocess import PictureModel, Preprocess, PreprocessSettings
 from danlu.train import resume
+from danlu.train.batches import make_batch
 from danlu.train.loop import Training
 from danlu.train.measure import step_probe
 from danlu.train.plan import Plan
@@ -40,7 +41,7 @@ def _training(**overrides: Any) -> Training:
 
 def _batch(training: Training, count: int = 12, epoch: int = 0) -> Any:
     indices = np.arange(100, 100 + count)
-    return training.make_batch(indices, training.train.loader.pictures(indices), epoch)
+    return make_batch(training, indices, training.train.loader.pictures(indices), epoch)
 
 
 def test_the_batch_carries_what_was_mixed() -> None:
