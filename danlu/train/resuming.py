@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def resume_run(
     device: str | None,
     threads: int | None,
     checkpoint: str,
+    after_epoch: Callable[[Training], None] | None = None,
 ) -> RunFolder:
     """Continue the run at ``path``; see :func:`danlu.train.resume`."""
     run = open_run_folder(path)
@@ -67,6 +69,7 @@ def resume_run(
             _go_back(training, found)
             _say(run, training, found)
             training.trackers.tell("start", run, effective, training.state.step)
+            training.after_epoch = after_epoch
             training.run_to_end()
             finish(training)
     return run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ def start(
     threads: int | None,
     weights: Path | None,
     requested: dict[str, Any],
+    after_epoch: Callable[[Training], None] | None = None,
 ) -> RunFolder:
     """Choose, check, write down, train; see :func:`danlu.train.train`."""
     check_threads(threads)
@@ -83,6 +84,7 @@ def start(
             _write_down(run, data, plan, training, {**asked, **requested}, why)
             training.trackers.tell("start", run, plan.to_json(), 0)
             show_batch(training)
+            training.after_epoch = after_epoch
             training.run_to_end()
             finish(training)
     return run
