@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import urllib.parse
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -153,7 +154,7 @@ def open_study(
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     storage = None
     try:
-        storage = _storage(url or f"sqlite:///{(out / 'study.db').resolve().as_posix()}")
+        storage = _storage(url or _file_url(out / "study.db"))
         study = optuna.create_study(
             storage=storage,
             study_name=name,
@@ -174,9 +175,14 @@ def open_study(
         optuna.logging.set_verbosity(verbosity)
 
 
+def _file_url(path: Path) -> str:
+    """Return the URL of a SQLite file; quoted twice, as SQLAlchemy undoes it once and SQLite once more."""
+    return f"sqlite:///{urllib.parse.quote(path.resolve().as_uri(), safe=':/')}?uri=true"
+
+
 def _storage(url: str) -> RDBStorage:
     import optuna
-    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
     # Several processes write into one file: each waits for its turn.
     kwargs = {"connect_args": {"timeout": 60}} if url.startswith("sqlite:") else {"pool_pre_ping": True}
@@ -194,7 +200,7 @@ def _storage(url: str) -> RDBStorage:
                 )
         except (ImportError, RuntimeError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
             # Two processes that begin at once both make the tables, and one of them finds them made.
-            if attempt < 4 and "exists" in str(error):
+            if attempt < 4 and (isinstance(error, IntegrityError) or "already exists" in str(error)):
                 time.sleep(0.2 * (attempt + 1))
                 continue
             first = str(error).partition("\n")[0]
