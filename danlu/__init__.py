@@ -21,6 +21,7 @@ _FUNCTIONS = {
     "parity": "danlu.deploy.parity",
     "bench": "danlu.deploy.benchmark",
     "run": "danlu.pipeline",
+    "tune": "danlu.train.tune",
 }
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "resume",
     "run",
     "train",
+    "tune",
 ]
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from danlu.models import create_model, list_models
     from danlu.pipeline import resume, run
     from danlu.train import train
+    from danlu.train.tune import tune
 
 
 def __getattr__(name: str) -> Any:

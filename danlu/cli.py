@@ -25,6 +25,7 @@ Usage: danlu VERB …          danlu VERB --help
   data list|get|check|convert named data sets; fetch one; check a folder; write another format
   models list|show|check      the networks; the card of one; the proof of each
   train DATA                  train only
+  tune DATA                   search for settings; joined and gone on with by the same command
   resume RUN                  go on where a run stopped, bit for bit
   runs list|show              what was trained, with its figures
   eval RUN|ARTIFACT DATA      metrics with intervals, confusion matrix, worst samples

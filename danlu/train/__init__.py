@@ -6,7 +6,7 @@ needs (model, recipe, precision, threads) and writes it down; ``checkpoint.py`` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from danlu.core.callable_module import make_callable
 if TYPE_CHECKING:
     from danlu.core.records import RunFolder
     from danlu.data.load import Data
+    from danlu.train.loop import Training
 
 __all__ = ["resume", "train"]
 
@@ -31,6 +32,7 @@ def train(
     threads: int | None = None,
     weights: Path | None = None,
     requested: Mapping[str, Any] | None = None,
+    after_epoch: Callable[[Training], None] | None = None,
 ) -> RunFolder:
     """Train a model on ``data`` and return the run folder with its checkpoints, log and record.
 
@@ -46,6 +48,8 @@ def train(
         threads: processor threads; measured when not given.
         weights: start from this file instead of a fresh initialisation.
         requested: what the user typed; kept in ``config.json``.
+        after_epoch: is called when an epoch is logged and saved; what it raises ends the training there, and
+            :func:`resume` can go on from it.
 
     Raises:
         InputError: unknown names or settings, data that cannot be trained on, a folder that is taken or cannot be
@@ -66,6 +70,7 @@ def train(
         threads=threads,
         weights=weights,
         requested=dict(requested or {}),
+        after_epoch=after_epoch,
     )
 
 
@@ -77,6 +82,7 @@ def resume(
     device: str | None = None,
     threads: int | None = None,
     checkpoint: str = "auto",
+    after_epoch: Callable[[Training], None] | None = None,
 ) -> RunFolder:
     """Continue a run where its last good checkpoint stands; a finished run is left as it is.
 
@@ -91,6 +97,7 @@ def resume(
         threads: must equal the run's, likewise.
         checkpoint: ``auto`` takes the newest good one and says which were damaged; ``last``, ``best`` or a name
             (``step-000123``) takes that one or fails, and drops what came after it.
+        after_epoch: see :func:`train`.
 
     Raises:
         InputError: no run folder, a damaged checkpoint that was asked for by name, or data, settings, device or threads
@@ -107,6 +114,7 @@ def resume(
         device=device,
         threads=threads,
         checkpoint=checkpoint,
+        after_epoch=after_epoch,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -81,6 +82,7 @@ class Training:
         transfer: what is frozen in which epoch, if anything is.
         scaler: of the loss, in half precision.
         trackers: where figures go beside the log.
+        after_epoch: is called when an epoch is logged and saved; what it raises ends the training there.
         data_share: share of the last epoch's training time that its steps waited for pictures.
         last_indices: the samples of the last step's batch.
         world: the processes that train together.
@@ -104,6 +106,7 @@ class Training:
     transfer: Transfer | None = None
     scaler: LossScaler | None = None
     trackers: Trackers = field(default_factory=lambda: Trackers([]))
+    after_epoch: Callable[[Training], None] | None = None
     data_share: float = 0.0
     last_indices: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     world: World = ALONE
@@ -143,6 +146,8 @@ class Training:
                 self._finish_epoch(validation, advance)
                 # Also after the last epoch: what follows training must not begin when a stop was asked for.
                 self._stop_if_asked(stop)
+                if self.after_epoch is not None:
+                    self.after_epoch(self)
                 if self.is_out_of_patience():
                     logger.info("no better epoch in %s: stopped early", self.config.patience)
                     break

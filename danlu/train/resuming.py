@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def resume_run(
     device: str | None,
     threads: int | None,
     checkpoint: str,
+    after_epoch: Callable[[Training], None] | None = None,
 ) -> RunFolder:
     """Continue the run at ``path``; see :func:`danlu.train.resume`."""
     run = open_run_folder(path)
@@ -62,6 +64,7 @@ def resume_run(
                 training.state = State.from_json(state, where)
                 distribute(training, world)
                 training.trackers.tell("start", run, effective, training.state.step)
+                training.after_epoch = after_epoch
                 training.run_to_end()
                 world.lead(lambda: finish(training))
     return run

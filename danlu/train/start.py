@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,7 @@ def start(
     threads: int | None,
     weights: Path | None,
     requested: dict[str, Any],
+    after_epoch: Callable[[Training], None] | None = None,
 ) -> RunFolder:
     """Choose, check, write down, train; see :func:`danlu.train.train`."""
     check_threads(threads)
@@ -89,6 +90,7 @@ def start(
                 effective = world.lead(begin)
                 _follow(training, Plan.from_json(effective, str(run.config_path)), effective)
                 distribute(training, world)
+                training.after_epoch = after_epoch
                 training.run_to_end()
                 world.lead(lambda: finish(training))
     return run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from danlu.verbs import data, deploy, job, models
+from danlu.verbs import data, deploy, job, models, search
 from danlu.verbs.common import Common, Output, Training
 
 __all__ = ["GROUPS", "VERBS", "Common", "Output", "Training"]
@@ -26,6 +26,7 @@ VERBS: dict[str, Callable[..., Output]] = {
     "models show": models.models_show,
     "models check": models.models_check,
     "train": job.train,
+    "tune": search.tune,
     "resume": job.resume,
     "runs list": job.runs_list,
     "runs show": job.runs_show,
