@@ -48,6 +48,7 @@ bench: setup data
 	$(BIN)/python -m benchmarks.main_job digits mnist fashion-mnist cifar10
 	$(BIN)/python -m benchmarks.start
 	$(BIN)/python -m benchmarks.augment
+	$(BIN)/python -m benchmarks.train
 	$(BIN)/python -m benchmarks.tables
 
 docs: setup

@@ -200,7 +200,7 @@ def _cifar(layers: int, parameters: int, macs: int, error: float) -> Variant:
             arguments={"layers": layers},
         ),
         smallest=32,
-        learning=Learning(data="mnist", arguments=_TWIN, steps=160, rate=2e-3),
+        learning=Learning(data="mnist", arguments=_TWIN, steps=320, rate=1e-3),
     )
 
 
