@@ -70,34 +70,27 @@ def tune(
     download
         Fetch a named data set that is not on this machine yet.
     """
+    asked: dict[str, Any] = {"model": model, "space": space, "recipe": recipe, "weights": weights, "trials": trials}
+    asked |= {"sampler": sampler, "pruner": pruner, "storage": storage, "study": study}
+    asked["overrides"] = overrides_of(set, epochs, None)
+    return _search(data, asked, budget, download, common or Training())
+
+
+def _search(data: str, asked: dict[str, Any], budget: str | None, download: bool, common: Training) -> Output:
     from danlu.core.settings import parse_duration
     from danlu.data.load import load_data
     from danlu.models import MODELS
     from danlu.train.space import load_space
-    from danlu.train.tune import tune as search
+    from danlu.train.tune import tune
 
-    common = common or Training()
-    overrides = overrides_of(set, epochs, None)
     # What is wrong with the request alone is found before the pictures of a large folder are read.
-    if model != "auto":
-        MODELS.check(model, "--model")
-    load_space(space)
+    if asked["model"] != "auto":
+        MODELS.check(asked["model"], "--model")
+    load_space(asked["space"])
     seconds = parse_duration(budget) if budget else None
     loaded = load_data(data, seed=common.seed, download=download)
-    asked: dict[str, Any] = {"trials": trials, "sampler": sampler, "pruner": pruner, "storage": storage, "study": study}
     where: dict[str, Any] = {"out": common.out, "seed": common.seed, "device": common.device, "threads": common.threads}
-    found = search(
-        loaded,
-        space=space,
-        model=model,
-        recipe=recipe,
-        overrides=overrides,
-        budget=seconds,
-        weights=weights,
-        **asked,
-        **where,
-    )
-    return _shown(found, data, weights, common)
+    return _shown(tune(loaded, budget=seconds, **asked, **where), data, asked["weights"], common)
 
 
 def _shown(found: dict[str, Any], data: str, weights: Path | None, common: Training) -> Output:
