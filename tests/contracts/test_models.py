@@ -2,28 +2,49 @@
 
 Counts, shapes and names cost little on tensors without values and are checked for every variant. What computes is
 checked for each variant with a code path of its own, as the narrow twin it is shown to learn as; parity at full width
-on small pictures. ``make proof`` does everything for all of them; those whose proof is still to run
-(``proof/pending.txt``) are counted only.
+on small pictures; ONNX and that it learns, the dearest of all, once for each class. ``make proof`` does everything for
+all of them; those whose proof is still to run (``proof/pending.txt``) are counted only.
 """
 
 from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
 from danlu.models import MODELS, list_models
-from danlu.models.base import Variant
+from danlu.models.base import Variant, VisionModel
 from danlu.proof.checks import CHECKS, COUNTS
 from proof.__main__ import pending
 
 REPRESENTATIVES = [name for name in list_models() if MODELS.index[name]["representative"] and name not in pending()]
-COMPUTED = [name for name in CHECKS if name not in (*COUNTS, "parity", "learns")]
+# The first of each class.
+LEARNERS = list({MODELS.get(name).model.__qualname__: name for name in reversed(REPRESENTATIVES)}.values())
+COMPUTED = [name for name in CHECKS if name not in (*COUNTS, "parity", "learns", "onnx")]
 
 
 @pytest.mark.parametrize("name", list_models())
-def test_counts_shapes_and_names(name: str) -> None:
+def test_counts_shapes_and_names(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Every check builds the network without values anew; here one does for all of them.
+    monkeypatch.setattr(Variant, "build", built := _once(Variant.build))
     for check in COUNTS.values():
         check(MODELS.get(name))
+    assert built.built
+
+
+def _once(build: Callable[..., VisionModel]) -> Any:
+    def kept(variant: Variant, **given: Any) -> VisionModel:
+        assert torch.get_default_device().type == "meta"
+        key = json.dumps(given, sort_keys=True)
+        if key not in kept.built:
+            kept.built[key] = build(variant, **given)
+        return kept.built[key]
+
+    kept.built = {}  # type: ignore[attr-defined]
+    return kept
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVES)
@@ -46,7 +67,13 @@ def test_parity(name: str) -> None:
         assert measured["tolerance"] <= 1e-5 or (variant.mapping is not None and variant.mapping.reason)
 
 
-@pytest.mark.parametrize("name", REPRESENTATIVES)
+@pytest.mark.parametrize("name", LEARNERS)
+def test_onnx(name: str) -> None:
+    torch.manual_seed(0)
+    CHECKS["onnx"](MODELS.get(name).twin())
+
+
+@pytest.mark.parametrize("name", LEARNERS)
 def test_it_learns(name: str) -> None:
     measured = CHECKS["learns"](MODELS.get(name))
     assert measured is not None
