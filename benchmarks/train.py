@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).with_name("train.json")
-ROUNDS = 15
+ROUNDS = 11
 PEERS = ("usual", "lightning")
 
 
