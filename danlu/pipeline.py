@@ -6,6 +6,7 @@ Every stage is also a verb and a Python function of its own; a run folder joins 
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -132,6 +133,7 @@ def begin(
     # Only a check: which recipe these settings go on top of is known once the data is.
     apply_overrides(TrainConfig(), training.get("overrides") or {})
     if out is not None and is_restarted() and RunFolder(out).config_path.is_file():
+        _check_same(RunFolder(out), training.get("requested"))
         with stages.stage("train", f"go on with {out} after a restart"):
             from danlu.train import resume as go_on
 
@@ -146,6 +148,20 @@ def begin(
     with stages.stage("train", "train"):
         folder = train(data, model=model, recipe=recipe, out=out, seed=seed, weights=weights, **training)
     return folder, data
+
+
+def _check_same(run: RunFolder, requested: dict[str, Any] | None) -> None:
+    """Make sure that a run found after a restart is the one that was asked for.
+
+    Raises:
+        InputError: it was begun by another request.
+    """
+    begun = run.read_config().get("requested", {})
+    differing = [key for key, value in (requested or {}).items() if begun.get(key) != json.loads(json.dumps(value))]
+    if differing:
+        raise InputError(
+            f"holds another run ({', '.join(differing)} differ)", where=str(run.path), mend="give another --out"
+        )
 
 
 def finish(

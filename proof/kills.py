@@ -25,6 +25,8 @@ KILLS = 25
 # What decides whether a run survives.
 SOURCES = (
     *("train/checkpoint.py", "train/loop.py", "train/resuming.py", "train/start.py", "train/state.py"),
+    *("train/step.py", "train/batches.py", "train/precision.py", "train/ema.py", "train/lookahead.py"),
+    *("train/optimizers.py", "augment/chain.py", "core/seeds.py"),
     *("core/files.py", "core/records.py"),
 )
 SAVED_ALWAYS = {"checkpoint_seconds": 0, "epochs": 6}
@@ -37,7 +39,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "optimizer.lr": 1e-3,
         "lookahead": 3,
     },
-    "mixup and cutmix": {"augment": [{"name": "mixup", "probability": 0.5}, {"name": "cutmix", "probability": 0.5}]},
+    "mixup or cutmix": {"augment": [{"name": "flip"}, {"name": "mixup_or_cutmix", "probability": 0.5}]},
     "pictures decoded by workers": {"folder": True},
 }
 

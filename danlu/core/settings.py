@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from danlu.core.errors import InputError, nearest_names
 
@@ -18,6 +18,16 @@ class Settings(BaseModel):
     """Base of all settings: frozen, no unknown keys, finite numbers only."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_for_numbers(cls, values: Any) -> Any:
+        """Refuse ``true`` where a number is meant, which would count as 1."""
+        for name, field in cls.model_fields.items() if isinstance(values, dict) else ():
+            kinds = {field.annotation, *get_args(field.annotation)}
+            if isinstance(values.get(name), bool) and kinds & {int, float} and bool not in kinds:
+                raise ValueError(f"{name} = {json.dumps(values[name])}: a number is expected")
+        return values
 
 
 S = TypeVar("S", bound=Settings)
@@ -58,6 +68,9 @@ def make_settings(settings: type[S], values: Mapping[str, Any], where: str) -> S
             tag, tags = str(first["ctx"]["tag"]), re.findall(r"'([^']+)'", first["ctx"]["expected_tags"])
             what = f"{key}.name = {tag!r} is not known"
             raise InputError(what, where=where, nearest=nearest_names(tag, tags), allowed=tags) from None
+        if first["type"] == "value_error":
+            # Written by our own validators: what was given stands in it already, or is a whole section.
+            raise InputError(str(first["ctx"]["error"]), where=where) from None
         message = first["msg"][0].lower() + first["msg"][1:]
         raise InputError(f"{key or 'settings'} = {first['input']!r}: {message}", where=where) from None
 

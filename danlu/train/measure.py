@@ -43,6 +43,8 @@ __all__ = [
 # one, and a short measurement may have fallen into a quiet moment.
 _WORTH = 1.2
 _WORTH_COMPILING = 1.05
+# Seconds of training below which compiling is not even tried.
+_LEAST_COMPILED = 120.0
 _SECONDS, _MOST_ROUNDS, _FEWEST_ROUNDS = 0.8, 15, 3
 # A budget buys at most this many times the recipe's epochs; more would only fit the training pictures by heart.
 _MOST_TIMES = 4
@@ -167,7 +169,9 @@ def choose_compile(training: Training, seconds: float) -> tuple[bool, str, float
         training: as it would begin.
         seconds: of one step as it is.
     """
-    threads = torch.get_num_threads()
+    threads, whole = torch.get_num_threads(), seconds * training.total_steps
+    if whole < _LEAST_COMPILED:
+        return False, f"not compiled: the training takes {whole:.0f} s, compiling alone may take longer", seconds
     begin = time.perf_counter()
     try:
         probe = step_probe(training, compiled=True)

@@ -24,7 +24,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether ``error`` says that memory ran out: on the processor torch raises a plain RuntimeError."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    said = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
 
 
 def free_bytes(device: torch.device) -> int | None:

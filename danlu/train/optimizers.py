@@ -319,11 +319,13 @@ class Muon(Optimizer[MuonSettings]):
     """
 
     kept = ("momentum",)
+    # Whether the first kernel of the network is among the parameters; it is not where it is frozen.
+    has_first = True
 
     def update(self, names: list[str], lr: float, decay: float) -> None:
         """Move the parameters called ``names``."""
         large = [name for name, parameter in self.parameters.items() if parameter.dim() > 1]
-        ends = {large[0], large[-1]} if large else set()
+        ends = {*large[:1], *large[-1:]} if self.has_first else set(large[-1:])
         momentum = self.settings.momentum
         for name, parameter, gradient in zip(names, *self.tensors(names), strict=True):
             velocity = self.slots["momentum"][name]
@@ -378,4 +380,7 @@ def make_optimizer(
 ) -> Optimizer[Any]:
     """Return the optimiser that ``settings`` name over some of the network's parameters."""
     chosen = set(parameters)
-    return _KINDS[type(settings)]({name: p for name, p in network.named_parameters() if p in chosen}, settings)
+    made = _KINDS[type(settings)]({name: p for name, p in network.named_parameters() if p in chosen}, settings)
+    if isinstance(made, Muon):
+        made.has_first = next((p in chosen for p in network.parameters() if p.dim() > 1), True)
+    return made

@@ -6,7 +6,7 @@ from typing import Any
 
 from danlu.data.load import Data
 from danlu.train.schedule import learning_rate
-from danlu.train.start import choose
+from danlu.train.start import choose, fresh, settled
 
 __all__ = ["preview"]
 
@@ -30,6 +30,8 @@ def preview(
         InputError: what training would refuse.
     """
     plan, why = choose(data, model=model, recipe=recipe, overrides=dict(overrides or {}), seed=seed, device=device)
+    with settled(plan):
+        fresh(plan, data)  # what fits this data and network only when it is built is found here
     config = plan.config
     steps = len(data.train) // config.batch_size * config.epochs
     rates = [learning_rate(step, steps, config.optimizer.lr, config.schedule, config.epochs) for step in range(steps)]

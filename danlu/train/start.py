@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from danlu.augment.chain import make_chain
-from danlu.core import files
+from danlu.core import files, seeds
 from danlu.core.allocator import keep_freed_memory
 from danlu.core.environment import describe_environment
 from danlu.core.errors import InputError
@@ -70,6 +70,8 @@ def start(
 ) -> RunFolder:
     """Choose, check, write down, train; see :func:`danlu.train.train`."""
     check_threads(threads)
+    if weights is None:
+        _check_scratch(overrides)
     plan, why = choose(data, model=model, recipe=recipe, overrides=overrides, seed=seed, device=device)
     asked = {"model": model, "recipe": recipe, "set": overrides, "seed": seed, "device": device, "threads": threads}
     with joined(plan.device, plan.config.rank_timeout) as world:
@@ -94,6 +96,18 @@ def start(
                 training.run_to_end()
                 world.lead(lambda: finish(training))
     return run
+
+
+def _check_scratch(overrides: dict[str, Any]) -> None:
+    """Refuse what has no sense for a network without weights of its own.
+
+    Raises:
+        InputError: a frozen body or weights in part are asked for, but none are given.
+    """
+    for key, value in (("transfer.freeze", "body"), ("transfer.partial", True)):
+        if overrides.get(key) == value:
+            what = f"{key} = {value} is for given weights; a fresh network has none worth keeping"
+            raise InputError(what, where="--set", mend="give --weights FILE")
 
 
 def _begin(
@@ -157,12 +171,14 @@ def fresh(plan: Plan, data: Data, world: World = ALONE) -> Training:
 
 
 def _first_pictures(training: Training, most: int | None = None) -> Tensor:
-    """Return the first batch, or the first ``most`` pictures not augmented, as the network takes them."""
+    """Return the first batch, or ``most`` pictures drawn from all, not augmented, as the network takes them."""
     if most is None:
         pictures = first_batch(training).pictures
     else:
         count = min(most, len(training.train))
-        pictures = torch.from_numpy(training.train.loader.pictures(np.arange(count))).to(training.device)
+        # Drawn, since folders come class by class.
+        drawn = np.sort(seeds.permutation(len(training.train), "train/whiten", training.seed)[:count])
+        pictures = torch.from_numpy(training.train.loader.pictures(drawn)).to(training.device)
     found: Tensor = training.model.preprocess(pictures)
     return found
 
@@ -243,7 +259,7 @@ def measure(plan: Plan, training: Training, given: int | None, why: dict[str, st
     threads, why["threads"], seconds = choose_threads(probe, given, training.device.type == "cpu")
     torch.set_num_threads(threads)
     plan = plan.with_threads(threads)
-    if plan.config.kernels == "auto" and training.device.type == "cpu" and plan.config.compile is False:
+    if plan.config.kernels == "auto" and training.device.type == "cpu" and plan.config.compile is not True:
         plan = plan.with_kernels(measure_kernels(training))
         if plan.kernels:
             why["kernels"] = f"measured to be faster for {len(plan.kernels)} convolutions"
@@ -255,6 +271,8 @@ def measure(plan: Plan, training: Training, given: int | None, why: dict[str, st
         assert seconds is not None
         pays, why["compile"], seconds = choose_compile(training, seconds)
         plan = plan.with_settings(compile=pays)
+        if pays:
+            plan = plan.with_kernels({})
     if plan.config.budget is not None:
         assert seconds is not None
         epochs, why["epochs"] = fit_epochs(training, seconds)

@@ -122,6 +122,8 @@ def train(
 
     common = common or Training()
     overrides = overrides_of(set, epochs, budget)
+    if find_rate or dry_run or show_schedule:
+        _check_preview(common.out, weights)
     if find_rate:
         return _found_rate(data, model, recipe, overrides, download, common)
     if dry_run or show_schedule:
@@ -131,6 +133,14 @@ def train(
     where: dict[str, Any] = {"out": common.out, "seed": common.seed, "device": common.device, "threads": common.threads}
     folder, _ = pipeline.begin(data, pipeline.Stages(total=2), download=download, requested=asked, **chosen, **where)
     return run_output(folder.path)
+
+
+def _check_preview(out: Path | None, weights: Path | None) -> None:
+    """Refuse what a preview would ignore."""
+    for word, value in (("--out", out), ("--weights", weights)):
+        if value is not None:
+            what = "a preview writes nothing and begins from no weights"
+            raise InputError(what, where=word, mend="leave it out, or train")
 
 
 def _preview(

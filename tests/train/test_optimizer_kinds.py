@@ -21,7 +21,7 @@ from danlu.train.optimizer_settings import (
     RmsPropSettings,
     SgdSettings,
 )
-from danlu.train.optimizers import Optimizer, make_optimizer, orthogonal
+from danlu.train.optimizers import Muon, Optimizer, make_optimizer, orthogonal
 from danlu.train.settings import TrainConfig
 
 ALL = [
@@ -231,3 +231,14 @@ def test_muons_head_has_a_rate_of_its_own_and_kernels_their_norm() -> None:
     for name, rate in ((names[0], 0.2), (names[-1], 0.3)):
         moved = before[name] - dict(network.named_parameters())[name].detach()
         torch.testing.assert_close(moved, rate * 1.5 * slopes[name], rtol=1e-4, atol=1e-6)
+
+
+def test_muon_takes_all_kernels_that_learn_where_the_first_is_frozen() -> None:
+    network = _network()
+    first = next(p for p in network.parameters() if p.dim() > 1)
+    optimizer = make_optimizer(network, [p for p in network.parameters() if p is not first], MuonSettings())
+    assert isinstance(optimizer, Muon)
+    assert not optimizer.has_first
+    whole = make_optimizer(network, list(network.parameters()), MuonSettings())
+    assert isinstance(whole, Muon)
+    assert whole.has_first

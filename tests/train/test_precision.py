@@ -62,9 +62,12 @@ def test_compilation_is_chosen_where_it_saves_time(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(measure, "time_steps", lambda step, candidates: {1: times["compiled"]})
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     training = type("T", (), {"total_steps": 1000})()
+    training.total_steps = 10_000
     assert measure.choose_compile(training, times["plain"])[0] is True  # type: ignore[arg-type]
-    training.total_steps = 0
+    training.total_steps = 100  # two seconds: compiling is not even tried
+    monkeypatch.setattr(measure, "step_probe", None)
     assert measure.choose_compile(training, times["plain"])[0] is False  # type: ignore[arg-type]
+    monkeypatch.setattr(measure, "step_probe", lambda training, compiled=False: lambda: None)
     times["compiled"] = 0.0199
     training.total_steps = 10**6
     pays, why, seconds = measure.choose_compile(training, times["plain"])  # type: ignore[arg-type]
@@ -77,7 +80,8 @@ def test_a_compiler_that_fails_is_said_and_not_used(monkeypatch: pytest.MonkeyPa
         raise RuntimeError("no C++ compiler\nand more")
 
     monkeypatch.setattr(measure, "step_probe", lambda training, compiled=False: fails)
-    found = measure.choose_compile(None, 0.5)  # type: ignore[arg-type]
+    training = type("T", (), {"total_steps": 1000})()
+    found = measure.choose_compile(training, 0.5)  # type: ignore[arg-type]
     assert found == (False, "torch.compile failed: no C++ compiler", 0.5)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,3 +50,11 @@ def test_a_curve() -> None:
     lines = terminal.curve([0.0, 1.0, 2.0, 4.0], 10, 2).split("\n")
     assert lines == ["4 ┤   █", "0 ┤ ▄██"]
     assert max(len(line) for line in terminal.curve([float(n) for n in range(1000)]).split("\n")) <= 72 + 8
+
+
+@pytest.mark.parametrize(
+    "values", [{"recompute": True}, {"loss.class_weights": [1, 2, 3]}, {"init.zero_last_norm": True}]
+)
+def test_what_training_would_refuse_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        preview(digits(), model="lenet5", overrides=values)

@@ -82,3 +82,15 @@ def test_a_schedule_without_warmup_and_with_a_floor() -> None:
     assert learning_rate(0, 10, 1.0, schedule) == 1.0
     assert learning_rate(9, 10, 1.0, schedule) > 0.2
     assert learning_rate(0, 1, 1.0, schedule) == 1.0
+
+
+@pytest.mark.parametrize("key", ["batch_size", "checkpoint_seconds", "optimizer.lr", "clip"])
+def test_true_is_no_number(key: str) -> None:
+    with pytest.raises(InputError, match="a number is expected"):
+        apply_overrides(TrainConfig(), {key: True})
+
+
+def test_settings_that_contradict_one_another_are_said_in_one_line() -> None:
+    with pytest.raises(InputError) as caught:
+        apply_overrides(TrainConfig(), {"accumulate": 200})
+    assert str(caught.value) == "--set: accumulate = 200 is more parts than the 128 pictures of a batch"

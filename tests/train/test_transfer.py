@@ -193,3 +193,10 @@ def test_interrupted_while_unfreezing_equals_uninterrupted(tmp_path: Path, monke
     again = resume(tmp_path / "cut")
     assert hashes(again) == hashes(whole)
     assert curve(again) == curve(whole)
+
+
+@pytest.mark.parametrize(("key", "value"), [("transfer.freeze", "body"), ("transfer.partial", True)])
+def test_what_is_for_given_weights_is_refused_without(tmp_path: Path, key: str, value: Any) -> None:
+    with pytest.raises(InputError, match="is for given weights"):
+        run_tiny(tmp_path / "run", overrides={key: value})
+    assert not (tmp_path / "run").exists()
