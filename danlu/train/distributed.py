@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -310,8 +311,10 @@ def _start(world: World, device: str, seconds: float) -> None:
     if _store is None:
         _store, _, _ = next(collective.rendezvous("env://", world.rank, world.size, timeout=begin))
     _sessions += 1
-    # Several trainings of one process must not read each other's addresses.
-    world.store = collective.PrefixStore(f"danlu/{_sessions}", _store)
+    # Several trainings of one process must not read each other's addresses, nor a restart those of the dead: torchrun
+    # keeps its store.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    world.store = collective.PrefixStore(f"danlu/{attempt}/{_sessions}", _store)
     _meet(world, seconds)
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     collective.init_process_group(backend, store=world.store, rank=world.rank, world_size=world.size, timeout=wait)
