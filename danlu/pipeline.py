@@ -128,8 +128,10 @@ def begin(
         RECIPES.check(recipe, "--recipe")
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", training.get("device", "auto")):
         raise InputError(f"--device {training['device']!r}", allowed=["auto", "cpu", "cuda", "cuda:<i>", "mps"])
-    if weights is not None and ":" not in str(weights) and not weights.is_file():
-        raise InputError("no such file", where=str(weights), mend="give a .safetensors or .pth file to --weights")
+    if weights is not None:
+        from danlu.models.hub import check_weights
+
+        check_weights(weights)
     # Only a check: which recipe these settings go on top of is known once the data is.
     apply_overrides(TrainConfig(), training.get("overrides") or {})
     if out is not None and is_restarted() and RunFolder(out).config_path.is_file():

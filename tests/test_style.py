@@ -33,6 +33,7 @@ TORCH_FREE = [
     "danlu.report",
     "danlu.deploy.runtimes.onnxruntime",
     "danlu.deploy.predict",
+    "danlu.train.settings",
 ]
 
 

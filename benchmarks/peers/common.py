@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TASKS", "Task", "network", "normalisation", "pictures"]
+__all__ = ["TASKS", "Task", "network", "normalisation", "pictures", "stacked"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Task:
         steps: of one timed round.
         augment: whether pictures are cropped and flipped.
         rotate: whether peer (a) rotates too, as its recipe does.
+        most: pictures that are loaded at most; None: all.
     """
 
     data: str
@@ -30,6 +31,7 @@ class Task:
     steps: int
     augment: bool = True
     rotate: bool = False
+    most: int | None = 20_000
 
 
 TASKS = {
@@ -44,9 +46,14 @@ def pictures(task: Task) -> tuple[NDArray[np.uint8], NDArray[np.int64], Any]:
     from danlu.data.load import load_data
 
     data = load_data(task.data)
-    samples = data.train
-    found = np.stack([np.asarray(samples[index].picture) for index in range(min(len(samples), 20_000))])
-    return found, np.asarray(samples.labels[: len(found)]), data
+    found, labels = stacked(data.train, task.most)
+    return found, labels, data
+
+
+def stacked(split: Any, most: int | None = None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return the first ``most`` pictures of a split, uint8 [N, H, W, C], and their labels [N]."""
+    count = len(split) if most is None else min(len(split), most)
+    return np.stack([np.asarray(split[index].picture) for index in range(count)]), np.asarray(split.labels[:count])
 
 
 def network(task: Task, classes: int, channels: int) -> Any:

@@ -28,21 +28,18 @@ def usual_script(seed: int) -> None:
     import numpy as np
     import torch
 
-    from benchmarks.peers.common import TASKS, network
-    from benchmarks.peers.usual import Pictures, loader
+    from benchmarks.peers.common import TASKS, network, stacked
+    from benchmarks.peers.usual import loader
     from danlu.data.load import load_data
 
     torch.manual_seed(seed)
-    task = replace(TASKS["lenet5"], batch=64)
+    task = replace(TASKS["lenet5"], batch=64, most=None)
     batches = loader(task, 2)
     data = load_data(task.data)
-    train: Pictures = batches.dataset  # type: ignore[assignment]
-    train.pictures, train.labels = _all(data.train)
-    test, labels = _all(data.test)
+    test, labels = stacked(data.test)
     mean, std = data.mean[0], data.std[0]
     x = torch.nn.functional.pad((torch.from_numpy(test).permute(0, 3, 1, 2).float() / 255 - mean) / std, (2,) * 4)
     x[:, :, (0, 1, -2, -1)] = x[:, :, :, (0, 1, -2, -1)] = -mean / std
-    batches = torch.utils.data.DataLoader(train, batch_size=64, shuffle=True, num_workers=2, persistent_workers=True)
     model = network(task, 10, 1)
     optimizer = torch.optim.Adam(model.parameters())
     accuracy, epoch = 0.0, 0
@@ -57,12 +54,6 @@ def usual_script(seed: int) -> None:
             found = torch.cat([model(part).argmax(1) for part in torch.split(x, 1000)]).numpy()
         accuracy, epoch = float(np.mean(found == labels)), epoch + 1
     print(json.dumps({"epochs": epoch, "accuracy": accuracy}))
-
-
-def _all(split: Any) -> tuple[Any, Any]:
-    import numpy as np
-
-    return np.stack([np.asarray(split[index].picture) for index in range(len(split))]), np.asarray(split.labels)
 
 
 def measure() -> dict[str, Any]:

@@ -25,6 +25,7 @@ class Settings(BaseModel):
         """Refuse ``true`` where a number is meant, which would count as 1."""
         for name, field in cls.model_fields.items() if isinstance(values, dict) else ():
             kinds = {field.annotation, *get_args(field.annotation)}
+            kinds |= {getattr(kind, "__origin__", kind) for kind in kinds}  # what Annotated is wrapped around
             if isinstance(values.get(name), bool) and kinds & {int, float} and bool not in kinds:
                 raise ValueError(f"{name} = {json.dumps(values[name])}: a number is expected")
         return values

@@ -13,11 +13,26 @@ from danlu.core.errors import InputError, nearest_names
 from danlu.core.files import cache_home
 from danlu.models.base import Variant
 
-__all__ = ["find_weights"]
+__all__ = ["check_weights", "find_weights"]
 
 # torchvision's largest is 1.3 GB.
 _LIMIT = 4_000_000_000
 _FORMS = ["a .safetensors or .pth file", "torchvision:NAME", "timm:TAG", "hf:OWNER/REPOSITORY"]
+
+
+def check_weights(weights: Path | str | None) -> None:
+    """Refuse a path that is no file; whether published weights exist is seen when they are fetched.
+
+    Raises:
+        InputError: no such file.
+    """
+    if weights is not None and not _is_published(weights) and not Path(weights).is_file():
+        raise InputError("no such file or weights", where=str(weights), allowed=_FORMS)
+
+
+def _is_published(weights: Path | str) -> bool:
+    scheme, colon, _ = str(weights).partition(":")
+    return bool(colon) and scheme in ("torchvision", "timm", "hf") and not Path(weights).is_file()
 
 
 def find_weights(weights: Path | str, variant: Variant) -> Path:
@@ -31,11 +46,10 @@ def find_weights(weights: Path | str, variant: Variant) -> Path:
     Raises:
         InputError: no such file or name, weights of another implementation, offline, or they cannot be fetched.
     """
-    scheme, colon, name = str(weights).partition(":")
-    if Path(weights).is_file() or not colon or scheme not in ("torchvision", "timm", "hf"):
-        if not Path(weights).is_file():
-            raise InputError("no such file or weights", where=str(weights), allowed=_FORMS)
+    check_weights(weights)
+    if not _is_published(weights):
         return Path(weights)
+    scheme, _, name = str(weights).partition(":")
     folder = cache_home() / "weights" / scheme
     if scheme == "torchvision":
         return _from_torchvision(name, variant, folder)

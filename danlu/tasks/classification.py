@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from danlu.core.errors import InputError
 from danlu.models.base import VisionModel
 from danlu.tasks import TASKS
-from danlu.tasks.losses import LossSettings, label_losses
+from danlu.tasks.loss_settings import LossSettings
+from danlu.tasks.losses import label_losses
 from danlu.tasks.mixing import mixed_losses
 from danlu.tasks.preprocess import Preprocess
 

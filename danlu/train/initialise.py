@@ -7,36 +7,17 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from danlu.core.errors import InputError
 from danlu.core.log import logger
-from danlu.core.settings import Settings
+from danlu.train.settings import InitialiseSettings
 
-__all__ = ["InitialiseSettings", "initialise", "last_norms"]
+__all__ = ["initialise", "last_norms"]
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm)
 _WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
 _GATES = ("SqueezeExcite", "ChannelGate", "SpatialGate")
-
-
-class InitialiseSettings(Settings):
-    """How weights start.
-
-    Attributes:
-        name: ``own``: as the network's file says; ``glorot`` (Glorot & Bengio 2010, uniform, ±√(6 / (in + out)));
-            ``he`` (He et al. 2015, normal, √(2 / out·k²) of convolutions, √(2 / in) of linear layers); ``orthogonal``
-            (Saxe et al. 2014); ``normal``: of standard deviation ``std``; ``lsuv`` (Mishkin & Matas 2016): orthogonal,
-            then each layer scaled until its output on the first batch has variance 1. All set biases to 0.
-        std: of ``normal``.
-        zero_last_norm: the scale of the last norm of each residual branch starts at 0, so that blocks start as their
-            shortcuts (Goyal et al. 2017).
-    """
-
-    name: Literal["own", "glorot", "he", "orthogonal", "normal", "lsuv"] = "own"
-    std: float = Field(default=0.01, gt=0.0)
-    zero_last_norm: bool = False
 
 
 def initialise(network: nn.Module, settings: InitialiseSettings, pictures: Callable[[], Tensor]) -> None:

@@ -232,11 +232,12 @@ class Training:
                 labels = self.validation.dataset.labels[part]
                 batch = self.task.collate(pictures, labels, self.validation.ids(part)).to(self.device)
                 with autocast(self.device, self.precision):
-                    judge = (
-                        self.task.loss(self.model, batch, None) if self.learner is None else self.learner.judge(batch)
-                    )
-                names = tuple(judge)
-                rows.append(stack(judge))
+                    if self.learner is None:
+                        figures = self.task.loss(self.model, batch, None)
+                    else:
+                        figures = self.learner.judge(batch)
+                names = tuple(figures)
+                rows.append(stack(figures))
                 if self.world.consult(stop):
                     break
         self._stop_if_asked(stop)

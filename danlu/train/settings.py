@@ -7,12 +7,29 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from danlu.core.settings import Settings
-from danlu.tasks.losses import LossSettings
-from danlu.train.initialise import InitialiseSettings
+from danlu.tasks.loss_settings import LossSettings
 from danlu.train.optimizer_settings import OptimizerSettings, SgdSettings
 from danlu.train.schedule import CosineSettings, ScheduleSettings
 
-__all__ = ["TrainConfig", "TransferSettings"]
+__all__ = ["InitialiseSettings", "TrainConfig", "TransferSettings"]
+
+
+class InitialiseSettings(Settings):
+    """How weights start.
+
+    Attributes:
+        name: ``own``: as the network's file says; ``glorot`` (Glorot & Bengio 2010, uniform, ±√(6 / (in + out)));
+            ``he`` (He et al. 2015, normal, √(2 / out·k²) of convolutions, √(2 / in) of linear layers); ``orthogonal``
+            (Saxe et al. 2014); ``normal``: of standard deviation ``std``; ``lsuv`` (Mishkin & Matas 2016): orthogonal,
+            then each layer scaled until its output on the first batch has variance 1. All set biases to 0.
+        std: of ``normal``.
+        zero_last_norm: the scale of the last norm of each residual branch starts at 0, so that blocks start as their
+            shortcuts (Goyal et al. 2017).
+    """
+
+    name: Literal["own", "glorot", "he", "orthogonal", "normal", "lsuv"] = "own"
+    std: float = Field(default=0.01, gt=0.0)
+    zero_last_norm: bool = False
 
 
 class TransferSettings(Settings):
@@ -50,7 +67,7 @@ class TrainConfig(Settings):
         optimizer: one of :mod:`danlu.train.optimizer_settings`; changing its name starts from that one's defaults.
         schedule: one of :mod:`danlu.train.schedule`; likewise.
         label_smoothing: share of the target spread over all classes.
-        loss: see :class:`danlu.tasks.losses.LossSettings`.
+        loss: see :class:`danlu.tasks.loss_settings.LossSettings`.
         augment: augmentations in order, each ``{"name": NAME, setting: value, …}``.
         repeats: each batch holds each of its samples so many times, differently augmented (Hoffer et al. 2020, Fort et
             al. 2021). An epoch keeps its number of steps, so it draws ``batch_size / repeats`` samples a step and sees
@@ -71,7 +88,7 @@ class TrainConfig(Settings):
         accumulate: a step's pictures pass through the network in so many parts, whose gradients add up: for batches
             that do not fit into memory; ``auto``: as many as it takes, by the memory that is free. Batch norm sees the
             parts. When memory runs out in a step, the step is done again in twice as many.
-        init: see :class:`danlu.train.initialise.InitialiseSettings`.
+        init: see :class:`InitialiseSettings`.
         clip: largest gradient; None: not clipped.
         clip_by: what ``clip`` limits: the ``norm`` of all gradients, each ``value``, or adaptively (``adaptive``) the
             gradient of each unit relative to its weights (Brock et al. 2021).

@@ -29,7 +29,7 @@ from danlu.models.vision.airbench import Airbench
 from danlu.train.choose import choose_config, choose_model, choose_pictures, choose_recipe
 from danlu.train.convolution import use_kernels
 from danlu.train.distributed import ALONE, World, joined
-from danlu.train.initialise import InitialiseSettings, initialise
+from danlu.train.initialise import initialise
 from danlu.train.loop import Training
 from danlu.train.measure import (
     check_threads,
@@ -46,6 +46,7 @@ from danlu.train.pictures import first_batch, show_batch, write_augmented
 from danlu.train.plan import Plan, data_section
 from danlu.train.precision import choose_device, choose_precision, matrix_products
 from danlu.train.scale import check_scales
+from danlu.train.settings import InitialiseSettings, TransferSettings
 from danlu.train.transfer import HEAD, load_fitting, stage_parameters
 
 __all__ = ["choose", "environment_record", "finish", "fresh", "measure", "settled", "start"]
@@ -70,9 +71,9 @@ def start(
 ) -> RunFolder:
     """Choose, check, write down, train; see :func:`danlu.train.train`."""
     check_threads(threads)
-    if weights is None:
-        _check_scratch(overrides)
     plan, why = choose(data, model=model, recipe=recipe, overrides=overrides, seed=seed, device=device)
+    if weights is None:
+        _check_scratch(plan.config.transfer)
     asked = {"model": model, "recipe": recipe, "set": overrides, "seed": seed, "device": device, "threads": threads}
     with joined(plan.device, plan.config.rank_timeout) as world:
         plan = _agree(plan, data, world)
@@ -98,16 +99,16 @@ def start(
     return run
 
 
-def _check_scratch(overrides: dict[str, Any]) -> None:
+def _check_scratch(transfer: TransferSettings) -> None:
     """Refuse what has no sense for a network without weights of its own.
 
     Raises:
         InputError: a frozen body or weights in part are asked for, but none are given.
     """
-    for key, value in (("transfer.freeze", "body"), ("transfer.partial", True)):
-        if overrides.get(key) == value:
-            what = f"{key} = {value} is for given weights; a fresh network has none worth keeping"
-            raise InputError(what, where="--set", mend="give --weights FILE")
+    if transfer.freeze == "body" or transfer.partial:
+        key = "transfer.freeze = body" if transfer.freeze == "body" else "transfer.partial"
+        what = f"{key} is for given weights; a fresh network has none worth keeping"
+        raise InputError(what, where="--set", mend="give --weights FILE")
 
 
 def _begin(

@@ -15,6 +15,7 @@ from typing import Any
 from danlu.core import files
 from danlu.core.errors import InputError
 from danlu.data.load import Data
+from danlu.models.hub import check_weights
 from danlu.tasks.classification import Classification
 from danlu.train.choose import choose_config, choose_model, choose_recipe
 from danlu.train.search import Search
@@ -129,8 +130,7 @@ def _search(
     drawn, pruning = make_sampler(sampler, loaded, seed), make_pruner(pruner, config.epochs)
     count = trials or (math.prod(map(len, loaded.grid().values())) if sampler == "grid" else _TRIALS)
     deadline = None if budget is None else time.monotonic() + budget
-    if weights is not None and ":" not in str(weights) and not weights.is_file():
-        raise InputError("no such file", where=str(weights), mend="give a .safetensors or .pth file to --weights")
+    check_weights(weights)
     _take_folder(out, study)
     direction = {"max": "maximize", "min": "minimize"}[Classification.best[1]]
     making: dict[str, Any] = {"model": model, "recipe": recipe, "seed": seed, "device": device}

@@ -11,7 +11,8 @@ from torchvision.ops import sigmoid_focal_loss
 from danlu.core.errors import InputError
 from danlu.core.settings import make_settings
 from danlu.tasks.classification import NO_LABEL, Classification
-from danlu.tasks.losses import LossSettings, class_weights, label_losses
+from danlu.tasks.loss_settings import LossSettings
+from danlu.tasks.losses import class_weights, label_losses
 
 GENERATOR = torch.Generator().manual_seed(0)
 LOGITS = 3 * torch.randn(9, 4, dtype=torch.float64, generator=GENERATOR)

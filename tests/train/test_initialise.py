@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from danlu.core.errors import InputError
 from danlu.core.settings import make_settings
 from danlu.models import create_model
-from danlu.train.initialise import InitialiseSettings, initialise, last_norms
+from danlu.train.initialise import initialise, last_norms
+from danlu.train.settings import InitialiseSettings
 from danlu.train.start import choose, fresh
 from tests.train.helpers import digits, run_tiny
 

@@ -82,8 +82,8 @@ def test_when_memory_runs_out_the_batch_is_cut_and_the_effective_batch_kept(
     assert "a batch of 64 is computed in 4 parts from now on" in caplog.text
     events = [entry for entry in run.read_log() if entry["kind"] == "event"]
     assert [(event["what"], event["parts"]) for event in events] == [("out of memory", 2), ("out of memory", 4)]
-    # Two tries; then every step, of both epochs, in parts of 16.
-    assert set(seen[2:]) == {16} or seen.count(64) <= 2
+    # Two tries; then every step of both epochs in four parts of 16.
+    assert seen == [64, 32] + [16] * (4 * 2 * 19)
 
 
 def test_other_errors_and_a_single_picture_too_large_are_not_retried(

@@ -84,7 +84,7 @@ def test_a_schedule_without_warmup_and_with_a_floor() -> None:
     assert learning_rate(0, 1, 1.0, schedule) == 1.0
 
 
-@pytest.mark.parametrize("key", ["batch_size", "checkpoint_seconds", "optimizer.lr", "clip"])
+@pytest.mark.parametrize("key", ["batch_size", "checkpoint_seconds", "optimizer.lr", "clip", "accumulate"])
 def test_true_is_no_number(key: str) -> None:
     with pytest.raises(InputError, match="a number is expected"):
         apply_overrides(TrainConfig(), {key: True})
