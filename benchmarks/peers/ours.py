@@ -46,7 +46,8 @@ class Ours:
 
         threading.Thread(target=epochs, daemon=True).start()
         self.done.acquire()
-        self.said = f"{plan.precision}, {plan.threads} threads, {allocator}, {len(plan.kernels)} kernels chosen"
+        chosen = f"{len(plan.kernels)} kernels chosen, {len(plan.fused)} places fused"
+        self.said = f"{plan.precision}, {plan.threads} threads, {allocator}, {chosen}"
 
     def steps(self, count: int) -> None:
         """Train ``count`` steps."""

@@ -3,32 +3,26 @@
 The library's kernel for it runs at a fraction of what its forward pass reaches where maps are small or strides are 2,
 while one matrix product for each place of the kernel (``places``), or a single one over all patches (``patches``), does
 the same sums several times faster there and several times slower elsewhere. So each shape is measured once on a
-machine, and what was chosen is kept: in the cache, so that the same command gives the same bits again, and in the run's
-``config.json``, so that resume depends on nothing else.
+machine, and what was chosen is kept: in the cache (:mod:`danlu.train.measured`), so that the same command gives the
+same bits again, and in the run's ``config.json``, so that resume depends on nothing else.
 """
 
 from __future__ import annotations
 
-import contextlib
-import time
 import types
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from danlu.core.environment import processor_name
-from danlu.core.errors import InputError
-from danlu.core.files import cache_home, read_json, sha256_bytes, write_json
+from danlu.train.measured import Measured
 
 __all__ = ["ALGORITHMS", "choose_kernels", "use_kernels", "weight_gradient"]
 
 # Its share of the library's time that an algorithm may take at most to be chosen.
 _WORTH = 0.85
-_ROUNDS = 3
 
 
 def _by_places(x: Tensor, gradient: Tensor, kernel: int, stride: int) -> Tensor:
@@ -152,19 +146,15 @@ def choose_kernels(network: nn.Module, forward: Callable[[], object]) -> dict[st
     forward()
     for hook in hooks:
         hook.remove()
-    fastest = _known()
-    before = len(fastest)
+    measured = Measured("convolution")
     chosen = {}
     for name, (x, output) in seen.items():
         module = network.get_submodule(name)
         assert isinstance(module, nn.Conv2d)
-        shape = _describe(module, x)
-        if shape not in fastest:
-            fastest[shape] = _fastest(module, x, output)
-        if fastest[shape] != "library":
-            chosen[name] = fastest[shape]
-    if len(fastest) > before:
-        _keep(fastest)
+        fastest = measured.fastest(_describe(module, x), _ways(module, x, output), _WORTH)
+        if fastest != "library":
+            chosen[name] = fastest
+    measured.keep()
     return chosen
 
 
@@ -176,29 +166,8 @@ def _describe(module: nn.Conv2d, x: Tensor) -> str:
     return f"{shapes[0]} * {shapes[1]} / {module.stride[0]} + {module.padding[0]} {x.dtype} {order} {threads}"
 
 
-def _path() -> Path:
-    machine = f"{processor_name()} torch {torch.__version__}"
-    return cache_home() / "measured" / f"convolution-{sha256_bytes(machine.encode())[:16]}.json"
-
-
-def _known() -> dict[str, str]:
-    """Return what was measured on this machine before; a file that cannot be read counts as none."""
-    try:
-        found = read_json(_path())["fastest"]
-    except (InputError, OSError, KeyError, TypeError):
-        return {}
-    kinds = {"library", *ALGORITHMS}
-    return {shape: kind for shape, kind in found.items() if kind in kinds} if isinstance(found, dict) else {}
-
-
-def _keep(fastest: dict[str, str]) -> None:
-    """Write down what was measured; a cache that cannot be written is measured anew next time."""
-    with contextlib.suppress(OSError):
-        _path().parent.mkdir(parents=True, exist_ok=True)
-        write_json(_path(), {"schema": 1, "fastest": dict(sorted(fastest.items()))})
-
-
-def _fastest(module: nn.Conv2d, x: Tensor, output: Tensor) -> str:
+def _ways(module: nn.Conv2d, x: Tensor, output: Tensor) -> dict[str, Callable[[], None]]:
+    """Return the backward pass of a convolution by the library, and by each algorithm."""
     weight = module.weight.detach().to(x.dtype)
     kernel, stride, padding = module.kernel_size[0], module.stride[0], int(module.padding[0])
     gradient = torch.randn_like(output)
@@ -216,14 +185,4 @@ def _fastest(module: nn.Conv2d, x: Tensor, output: Tensor) -> str:
 
         return both
 
-    ways = {"library": library, **{name: apart(name) for name in ALGORITHMS}}
-    times = dict.fromkeys(ways, float("inf"))
-    for way in ways.values():
-        way()
-    for _ in range(_ROUNDS):
-        for name, way in ways.items():
-            begin = time.perf_counter()
-            way()
-            times[name] = min(times[name], time.perf_counter() - begin)
-    best = min(times, key=times.__getitem__)
-    return best if times[best] < _WORTH * times["library"] else "library"
+    return {"library": library, **{name: apart(name) for name in ALGORITHMS}}

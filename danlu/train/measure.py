@@ -21,6 +21,7 @@ from danlu.core.errors import InputError
 from danlu.train.batches import make_batch
 from danlu.train.convolution import choose_kernels
 from danlu.train.distributed import ALONE
+from danlu.train.fusion import choose_fused
 from danlu.train.loop import Training
 from danlu.train.memory import free_bytes, kept_bytes, parts_for
 from danlu.train.optimizers import make_optimizer
@@ -147,10 +148,10 @@ def choose_parts(training: Training) -> tuple[int, str]:
     return parts, f"{what}: a batch of {size} in {parts} part{'s' * (parts > 1)}"
 
 
-def measure_kernels(training: Training) -> dict[str, str]:
-    """Return which convolutions get another weight gradient than the library's, by name."""
+def measure_kernels(training: Training) -> tuple[dict[str, str], list[str]]:
+    """Return which convolutions get another weight gradient than the library's, by name, and which places are fused."""
     if training.precision not in ("fp32", "bf16"):
-        return {}
+        return {}, []
     indices = np.arange(max(1, training.samples_a_step // training.parts), dtype=np.int64)
     batch = make_batch(training, indices, training.train.loader.pictures(indices), 0)
     model = copy.deepcopy(training.model).train()
@@ -159,7 +160,10 @@ def measure_kernels(training: Training) -> dict[str, str]:
         with torch.no_grad(), autocast(training.device, training.precision):
             training.task.loss(model, batch, None)
 
-    return choose_kernels(model.network, forward)
+    kernels = choose_kernels(model.network, forward)
+    # Other ways of running a network wrap its modules; a graph of it would pass them by.
+    plain = not training.config.recompute and training.world.size == 1 and training.transfer is None
+    return kernels, choose_fused(model.network, forward) if plain and training.config.channels_last else []
 
 
 def choose_compile(training: Training, seconds: float) -> tuple[bool, str, float]:

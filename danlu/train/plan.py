@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from danlu.augment.chain import make_chain
 from danlu.core import seeds
 from danlu.core.environment import usable_cores
 from danlu.core.errors import InputError
+from danlu.core.log import logger
 from danlu.core.records import RunFolder
 from danlu.core.settings import make_settings
 from danlu.data.load import Data
@@ -26,6 +28,7 @@ from danlu.train.checkpoint import Checkpoints
 from danlu.train.convolution import use_kernels
 from danlu.train.distributed import ALONE, World
 from danlu.train.ema import MovingAverage
+from danlu.train.fusion import use_fused
 from danlu.train.lookahead import with_lookahead
 from danlu.train.loop import Training
 from danlu.train.memory import recompute
@@ -69,6 +72,7 @@ class Plan:
         threads: processor threads.
         seed: of initialisation, order and augmentation.
         kernels: convolutions whose weight gradient is not the library's, see :mod:`danlu.train.convolution`.
+        fused: places of the network's graph that take kernels of our own, see :mod:`danlu.train.fusion`.
         ranks: processes that train together.
     """
 
@@ -82,6 +86,7 @@ class Plan:
     threads: int
     seed: int
     kernels: dict[str, str] = field(default_factory=dict)
+    fused: tuple[str, ...] = ()
     ranks: int = 1
 
     def to_json(self) -> dict[str, Any]:
@@ -103,6 +108,7 @@ class Plan:
                 "precision": self.precision,
                 "channels_last": self.config.channels_last,
                 "kernels": self.kernels,
+                "fused": list(self.fused),
                 **({"ranks": self.ranks} if self.ranks > 1 else {}),
             },
             "seed": self.seed,
@@ -128,6 +134,7 @@ class Plan:
                 threads=machine["threads"],
                 seed=effective["seed"],
                 kernels=machine.get("kernels", {}),
+                fused=tuple(machine.get("fused", ())),
                 ranks=machine.get("ranks", 1),
             )
         except (KeyError, TypeError) as error:
@@ -137,9 +144,9 @@ class Plan:
         """Return the plan with another number of threads."""
         return replace(self, threads=threads)
 
-    def with_kernels(self, kernels: dict[str, str]) -> Plan:
-        """Return the plan with other weight gradients."""
-        return replace(self, kernels=kernels)
+    def with_kernels(self, kernels: dict[str, str], fused: Iterable[str] = ()) -> Plan:
+        """Return the plan with other weight gradients and fused places."""
+        return replace(self, kernels=kernels, fused=tuple(fused))
 
     def with_settings(self, **settings: Any) -> Plan:
         """Return the plan with other training settings."""
@@ -154,7 +161,7 @@ class Plan:
         network = network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
         if self.config.recompute and not recompute(network):
             raise InputError(f"{self.model} has no blocks whose inside could be computed again", where="recompute")
-        use_kernels(network, self.kernels)
+        self.use_chosen(network)
         if self.config.compile is True:
             network.compile()
         model = PictureModel(Preprocess(self.preprocess), network).to(device)
@@ -188,6 +195,13 @@ class Plan:
             trackers=make_trackers(self.config.trackers if world.first else ()),
             world=world,
         )
+
+    def use_chosen(self, network: nn.Module) -> None:
+        """Let ``network`` compute by the kernels that were chosen."""
+        use_kernels(network, self.kernels)
+        if missing := set(self.fused) - set(use_fused(network, self.fused)):
+            lacking = f"{len(missing)} fused kernels of this run cannot be had here"
+            logger.warning("%s (no C++ compiler?): the library's take their place, and the last bits differ", lacking)
 
     def _transfer(self, network: VisionModel) -> Transfer | None:
         """Return what is frozen and when; nothing where the settings ask for nothing of it."""

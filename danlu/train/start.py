@@ -27,7 +27,6 @@ from danlu.models.base import VisionModel
 from danlu.models.hub import find_weights
 from danlu.models.vision.airbench import Airbench
 from danlu.train.choose import choose_config, choose_model, choose_pictures, choose_recipe
-from danlu.train.convolution import use_kernels
 from danlu.train.distributed import ALONE, World, joined
 from danlu.train.initialise import initialise
 from danlu.train.loop import Training
@@ -132,7 +131,7 @@ def _follow(training: Training, plan: Plan, effective: dict[str, Any]) -> None:
     newly = plan.config.compile is True and training.config.compile is not True
     training.config, training.state.config = plan.config, effective
     torch.set_num_threads(plan.threads)
-    use_kernels(training.model.network, plan.kernels)
+    plan.use_chosen(training.model.network)
     if newly:
         training.model.network.compile()
 
@@ -261,10 +260,14 @@ def measure(plan: Plan, training: Training, given: int | None, why: dict[str, st
     torch.set_num_threads(threads)
     plan = plan.with_threads(threads)
     if plan.config.kernels == "auto" and training.device.type == "cpu" and plan.config.compile is not True:
-        plan = plan.with_kernels(measure_kernels(training))
-        if plan.kernels:
-            why["kernels"] = f"measured to be faster for {len(plan.kernels)} convolutions"
-            use_kernels(training.model.network, plan.kernels)
+        kernels, fused = measure_kernels(training)
+        plan = plan.with_kernels(kernels, fused)
+        if kernels:
+            why["kernels"] = f"measured to be faster for {len(kernels)} convolutions"
+        if fused:
+            why["fused"] = f"measured to be faster at {len(fused)} places"
+        if kernels or fused:
+            plan.use_chosen(training.model.network)
             seconds, probe = None, step_probe(training)
     if seconds is None and (plan.config.budget is not None or plan.config.compile == "auto"):
         seconds = time_steps(probe, [threads])[threads]

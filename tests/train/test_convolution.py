@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from danlu.models import create_model
-from danlu.train import convolution, resume
+from danlu.train import convolution, measured, resume
 from danlu.train.convolution import ALGORITHMS, choose_kernels, use_kernels, weight_gradient
 from tests.train.helpers import curve, hashes, run_tiny
 
@@ -91,7 +91,7 @@ def test_the_fastest_is_chosen_and_remembered(tmp_path: Path, monkeypatch: pytes
     """By a clock on which one algorithm is fast for many channels, and the library for few."""
     clock = [0.0]
     monkeypatch.setenv("DANLU_HOME", str(tmp_path))
-    monkeypatch.setattr(convolution, "time", type("T", (), {"perf_counter": lambda: clock[0]}))
+    monkeypatch.setattr(measured, "time", type("T", (), {"perf_counter": lambda: clock[0]}))
     original = convolution._library
 
     def library(*given: object) -> object:
