@@ -188,14 +188,35 @@ def _places(network: nn.Module) -> list[str]:
     return [] if found is None else list(found[1])
 
 
-def test_what_cannot_be_traced_is_left_alone() -> None:
-    network = create_model("stochastic_depth18_cifar", num_classes=10)
-    forward = network.forward
-    assert use_fused(network, ["relu"]) == []
-    assert network.forward == forward
-    state = torch.get_rng_state()
+class _Drawing(nn.Module):
+    """Branches by a draw, which tracing would freeze, or by a value, which it cannot."""
+
+    def __init__(self, by_value: bool) -> None:
+        super().__init__()
+        self.norm, self.by_value = nn.BatchNorm2d(4), by_value
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = bool(x.sum() > 0) if self.by_value else bool(torch.rand(()) < 0.5)
+        return F.relu(self.norm(x)) if kept else x
+
+
+@pytest.mark.parametrize("by_value", [False, True], ids=["draw", "value"])
+def test_what_cannot_be_traced_is_left_alone(by_value: bool) -> None:
+    network = _Drawing(by_value)
+    before, state = dict(vars(network)), torch.get_rng_state()
     assert _places(network) == []
+    assert use_fused(network, ["relu"]) == []
+    assert vars(network) == before
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_draws_of_the_graph_stay_draws() -> None:
+    torch.manual_seed(0)
+    network = create_model("stochastic_depth18_cifar", num_classes=10).to(memory_format=LAST).train()  # type: ignore[call-overload]
+    use_fused(network, _places(network))
+    x = torch.randn(16, 3, 32, 32).contiguous(memory_format=LAST)
+    one, two = network(x), network(x)
+    assert not torch.equal(one, two)
 
 
 def test_a_place_of_another_kind_is_the_librarys() -> None:
