@@ -82,7 +82,8 @@ class TrainConfig(Settings):
         recompute: the inside of each block is computed again on the way back instead of being kept (Chen et al. 2016):
             less memory, about a third more time, the same gradients.
         kernels: ``auto``: on a processor, convolutions take the weight gradient that is measured to be the fastest (see
-            :mod:`danlu.train.convolution`); ``library``: they do not.
+            :mod:`danlu.train.convolution`), and batch norm and pooling are done together with what stands beside them
+            where that is faster (:mod:`danlu.train.fusion`); ``library``: neither.
         channels_last: keep pictures and weights in the order B, H, W, C in memory.
         ema: decay of a moving average of the weights that is evaluated and kept instead of them; None: no average.
         accumulate: a step's pictures pass through the network in so many parts, whose gradients add up: for batches
