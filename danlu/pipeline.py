@@ -206,8 +206,9 @@ def _measure(trained: Trained, data: Data, stages: Stages, threads: int) -> None
     from danlu.analyze import analyze_run
     from danlu.evaluate import evaluate
 
-    with stages.stage("evaluate", "evaluate on the validation and test splits"):
-        for split in ("validation", "test"):
+    splits = ("validation", "test") if trained.trained_on == "train" else ("test",)
+    with stages.stage("evaluate", f"evaluate on {' and '.join(splits)}"):
+        for split in splits:
             evaluate(trained, data, split)
     with stages.stage("analyze", "analyze"):
         analyze_run(trained.run.path, trained=trained, threads=threads)

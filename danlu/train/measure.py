@@ -190,7 +190,8 @@ def fit_epochs(training: Training, step_seconds: float) -> tuple[int, str]:
     """Return how many epochs fit ``training.config.budget`` seconds at ``step_seconds`` a step, and why so many."""
     config, steps = training.config, training.steps_per_epoch
     assert config.budget is not None
-    validation = len(training.validation) / config.batch_size * _VALIDATION_SHARE
+    judged = len(training.validation) if training.selects else 0
+    validation = judged / config.batch_size * _VALIDATION_SHARE
     epoch = max(step_seconds, 1e-9) * (steps + validation)
     fitting = math.floor(config.budget / epoch)
     epochs = max(1, min(fitting, _MOST_TIMES * config.epochs))

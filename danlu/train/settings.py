@@ -38,6 +38,8 @@ class TransferSettings(Settings):
     Attributes:
         freeze: the first so many stages keep their weights and statistics; ``body``: all do, only the head learns.
         unfreeze_every: after every so many epochs one more stage learns, the last one first; None: none does.
+        stop_first: the first stage learns in so many epochs only, under the schedule of a training that ends with them
+            (Jordan 2024, for the biases of a whitening that is fixed otherwise); None: as long as the others.
         lr_decay: each stage learns at this share of the rate of the one above it.
         freeze_norms: every batch norm keeps its running statistics.
         partial: weights are taken over where they fit, whatever does not.
@@ -45,6 +47,7 @@ class TransferSettings(Settings):
 
     freeze: int | Literal["body"] = 0
     unfreeze_every: int | None = Field(default=None, ge=1)
+    stop_first: int | None = Field(default=None, ge=1)
     lr_decay: float = Field(default=1.0, gt=0.0, le=1.0)
     freeze_norms: bool = False
     partial: bool = False
@@ -55,6 +58,8 @@ class TransferSettings(Settings):
             raise ValueError(f"freeze = {self.freeze}: must be 0, a number of stages, or 'body'")
         if self.unfreeze_every is not None and self.freeze == 0:
             raise ValueError("unfreeze_every has nothing to unfreeze: give freeze too")
+        if self.stop_first is not None and self.freeze != 0:
+            raise ValueError(f"stop_first has nothing to stop: freeze = {self.freeze} keeps the first stage from the start")
         return self
 
 
@@ -63,6 +68,8 @@ class TrainConfig(Settings):
 
     Attributes:
         epochs: passes over the training split; of each, what does not fill a last batch is left for another epoch.
+        train_on: ``train+validation`` trains on the validation pictures too, once all settings are chosen: nothing is
+            selected then, the last weights are kept, and no figure of validation is taken.
         batch_size: pictures a step, of all ranks together.
         optimizer: one of :mod:`danlu.train.optimizer_settings`; changing its name starts from that one's defaults.
         schedule: one of :mod:`danlu.train.schedule`; likewise.
@@ -109,6 +116,7 @@ class TrainConfig(Settings):
     """
 
     epochs: int = Field(default=20, ge=1, le=100_000)
+    train_on: Literal["train", "train+validation"] = "train"
     batch_size: int = Field(default=128, ge=1, le=1_000_000)
     optimizer: OptimizerSettings = SgdSettings()
     schedule: ScheduleSettings = CosineSettings()
@@ -151,6 +159,8 @@ class TrainConfig(Settings):
             raise ValueError(f"repeats = {self.repeats} does not divide the {self.batch_size} pictures of a batch")
         if any(not 8 <= size <= 4096 for size in self.multi_scale):
             raise ValueError(f"multi_scale = {list(self.multi_scale)}: each size is 8 … 4096")
+        if self.train_on != "train" and self.patience is not None:
+            raise ValueError(f"patience = {self.patience} stops by validation, which train_on = {self.train_on} lacks")
         if self.clip is None and self.clip_by != "norm":
             raise ValueError(f"clip_by = {self.clip_by} clips nothing without clip")
         return self

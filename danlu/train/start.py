@@ -25,7 +25,6 @@ from danlu.data.load import Data
 from danlu.models import MODELS
 from danlu.models.base import VisionModel
 from danlu.models.hub import find_weights
-from danlu.models.vision.airbench import Airbench
 from danlu.train.choose import choose_config, choose_model, choose_pictures, choose_recipe
 from danlu.train.convolution import use_kernels
 from danlu.train.distributed import ALONE, World, joined
@@ -51,7 +50,8 @@ from danlu.train.transfer import HEAD, load_fitting, stage_parameters
 
 __all__ = ["choose", "environment_record", "finish", "fresh", "measure", "settled", "start"]
 
-# As many pictures as the script of airbench takes for its fixed filters.
+# For networks with filters that are fixed by the pictures before the first step, the method ``whiten``; as many as the
+# script of airbench takes.
 _WHITENED = 5000
 
 
@@ -161,25 +161,26 @@ def _new_folder(out: Path | None, data: Data, plan: Plan, training: Training) ->
 def fresh(plan: Plan, data: Data, world: World = ALONE) -> Training:
     """Return a training at its first step that belongs to no folder, its weights set as network and recipe ask."""
     training = plan.build(data, RunFolder(Path()), world)
-    if isinstance(training.model.network, Airbench):
-        training.model.network.whiten(_first_pictures(training, _WHITENED))
+    whiten = getattr(training.model.network, "whiten", None)
+    if whiten is not None:
+        whiten(_drawn_pictures(training, _WHITENED))
         training.follow_weights()
     if plan.config.init != InitialiseSettings():
-        pictures = functools.partial(_first_pictures, training)
-        initialise(training.model.network, plan.config.init, pictures)
+        initialise(training.model.network, plan.config.init, lambda: _first_pictures(training))
         training.follow_weights()
     return training
 
 
-def _first_pictures(training: Training, most: int | None = None) -> Tensor:
-    """Return the first batch, or ``most`` pictures drawn from all, not augmented, as the network takes them."""
-    if most is None:
-        pictures = first_batch(training).pictures
-    else:
-        count = min(most, len(training.train))
-        # Drawn, since folders come class by class.
-        drawn = np.sort(seeds.permutation(len(training.train), "train/whiten", training.seed)[:count])
-        pictures = torch.from_numpy(training.train.loader.pictures(drawn)).to(training.device)
+def _first_pictures(training: Training) -> Tensor:
+    """Return the first batch, augmented, as the network takes it."""
+    found: Tensor = training.model.preprocess(first_batch(training).pictures)
+    return found
+
+
+def _drawn_pictures(training: Training, most: int) -> Tensor:
+    """Return at most so many pictures, drawn since folders come class by class, not augmented, as the network takes."""
+    drawn = np.sort(seeds.permutation(len(training.train), "train/whiten", training.seed)[:most])
+    pictures = torch.from_numpy(training.train.loader.pictures(drawn)).to(training.device)
     found: Tensor = training.model.preprocess(pictures)
     return found
 
@@ -317,9 +318,9 @@ def finish(training: Training) -> None:
     """Write the ``train`` section of the record: a run that has it is finished."""
     state = training.state
     best = state.best
-    assert best is not None
+    assert best is not None or not training.selects
     pictures = state.step * training.config.batch_size
-    value = best.value if training.task.best[1] == "max" else -best.value
+    value = None if best is None else best.value if training.task.best[1] == "max" else -best.value
     training.trackers.tell("end")
     training.run.update_record(
         train={
@@ -327,17 +328,14 @@ def finish(training: Training) -> None:
             "steps": state.step,
             "seconds": state.total_seconds,
             "pictures_per_second": pictures / max(state.total_train_seconds, 1e-9),
-            "best_epoch": best.epoch,
-            "best": {best.metric: value, "loss": best.loss},
+            "trained_on": training.config.train_on,
+            "best_epoch": None if best is None else best.epoch,
+            "best": None if best is None else {best.metric: value, "loss": best.loss},
             "resumed": state.resumed,
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
     )
-    logger.info(
-        "trained %d epochs in %.1f s; best %s %.4f after epoch %d",
-        state.epoch,
-        state.total_seconds,
-        best.metric,
-        value,
-        best.epoch + 1,
-    )
+    judged = "on training and validation, so the last weights are taken and no figure of validation stands"
+    if best is not None:
+        judged = f"best {best.metric} {value:.4f} after epoch {best.epoch + 1}"
+    logger.info("trained %d epochs in %.1f s; %s", state.epoch, state.total_seconds, judged)
