@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from danlu.core.settings import Settings
 from danlu.tasks.loss_settings import LossSettings
@@ -148,6 +148,13 @@ class TrainConfig(Settings):
     parallel: Literal["ddp", "fsdp"] = "ddp"
     sync_batch_norm: bool = False
     rank_timeout: float = Field(default=300.0, ge=1.0, le=86_400.0)
+
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        """Take the name of an augmentation for one with its default settings."""
+        many = value if isinstance(value, list | tuple) else [value]
+        return tuple({"name": one} if isinstance(one, str) else one for one in many)
 
     @model_validator(mode="after")
     def _agree(self) -> TrainConfig:
