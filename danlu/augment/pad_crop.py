@@ -28,6 +28,12 @@ class PadCrop(Geometric):
     padding: int = Field(default=4, ge=1, le=1024)
     mode: Literal["zeros", "edge", "reflect"] = "zeros"
 
+    def fault(self, height: int, width: int, channels: int) -> str | None:
+        """Return that a padding as large as the picture would shift it out of sight."""
+        if self.padding < min(height, width) or self.mode != "zeros":
+            return None
+        return f"padding = {self.padding} shifts pictures of {height}×{width} px out of sight"
+
     def draw(self, draws: Draws, sizes: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return matrices [B, 3, 3] that shift by whole pixels in [-padding, padding], all equally likely."""
         matrices = identity(len(sizes))

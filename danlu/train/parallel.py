@@ -48,13 +48,16 @@ class TaskModule(nn.Module):
         return self.task.loss(self.model, batch, None)
 
 
-def check_parallel(config: TrainConfig, size: int, device: str) -> None:
-    """Refuse settings that several processes cannot train with.
+def check_parallel(config: TrainConfig, size: int, device: str, *, begins: bool = False) -> None:
+    """Refuse settings that so many processes cannot train with; what only lacks an effect, where a run begins.
 
     Raises:
         InputError: a batch that does not divide, or what a sharded network or this device cannot do.
     """
     if size == 1:
+        if config.sync_batch_norm and begins:
+            what = "sync_batch_norm: there is one process, whose batch norm sees every picture of its batch already"
+            raise InputError(what, where="settings", mend="leave it out, or start several by torchrun")
         return
     each = size * config.repeats
     if config.batch_size % each:

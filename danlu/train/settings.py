@@ -31,6 +31,12 @@ class InitialiseSettings(Settings):
     std: float = Field(default=0.01, gt=0.0)
     zero_last_norm: bool = False
 
+    @model_validator(mode="after")
+    def _agree(self) -> InitialiseSettings:
+        if self.std != type(self).model_fields["std"].default and self.name != "normal":
+            raise ValueError(f"init.std = {self.std}: init.name = {self.name} has no deviation to set, only normal has")
+        return self
+
 
 class TransferSettings(Settings):
     """What learns, and how fast, when training starts from given weights.
@@ -168,6 +174,8 @@ class TrainConfig(Settings):
             raise ValueError(f"multi_scale = {list(self.multi_scale)}: each size is 8 … 4096")
         if self.train_on != "train" and self.patience is not None:
             raise ValueError(f"patience = {self.patience} stops by validation, which train_on = {self.train_on} lacks")
+        if len(set(self.trackers)) < len(self.trackers):
+            raise ValueError(f"trackers = {list(self.trackers)}: one is named twice")
         if self.clip is None and self.clip_by != "norm":
             raise ValueError(f"clip_by = {self.clip_by} clips nothing without clip")
         return self

@@ -45,7 +45,7 @@ from danlu.train.pictures import first_batch, show_batch, write_augmented
 from danlu.train.plan import Plan, data_section
 from danlu.train.precision import choose_device, choose_precision, matrix_products
 from danlu.train.scale import check_scales
-from danlu.train.settings import InitialiseSettings, TransferSettings
+from danlu.train.settings import InitialiseSettings, TrainConfig, TransferSettings
 from danlu.train.transfer import HEAD, load_fitting, stage_parameters
 
 __all__ = ["choose", "environment_record", "finish", "fresh", "measure", "settled", "start"]
@@ -74,6 +74,9 @@ def start(
     plan, why = choose(data, model=model, recipe=recipe, overrides=overrides, seed=seed, device=device)
     if weights is None:
         _check_scratch(plan.config.transfer)
+    elif plan.config.init.name == "lsuv":
+        what = "init.name = lsuv scales layers by what the fresh ones give, which --weights takes the place of"
+        raise InputError(what, where="settings", mend="give another init.name, or no --weights")
     asked = {"model": model, "recipe": recipe, "set": overrides, "seed": seed, "device": device, "threads": threads}
     with joined(plan.device, plan.config.rank_timeout) as world:
         plan = _agree(plan, data, world)
@@ -83,7 +86,7 @@ def start(
             taken: dict[str, str] | None = None
             if weights is not None:
                 file = find_weights(weights, MODELS.get(plan.model))
-                why["weights"] = _take_over(training, plan, file)
+                why |= _take_over(training, plan, file)
                 taken = {"file": str(weights), "sha256": files.sha256_file(file)}
             run = RunFolder(Path(world.lead(lambda: _new_folder(out, data, plan, training))))
             with run.locked() if world.first else contextlib.nullcontext():
@@ -143,7 +146,7 @@ def _agree(plan: Plan, data: Data, world: World) -> Plan:
     Raises:
         InputError: they do not, or cannot.
     """
-    check_parallel(plan.config, world.size, plan.device)
+    check_parallel(plan.config, world.size, plan.device, begins=True)
     if not world.same(f"{data.hash} {data.seed}"):
         what = f"the ranks do not read the same data; rank {world.rank} reads {data.source}, hash {data.hash[:12]}…"
         raise InputError(what, where="torchrun", mend="give all machines the same copy")
@@ -185,15 +188,26 @@ def _drawn_pictures(training: Training, most: int) -> Tensor:
     return found
 
 
-def _take_over(training: Training, plan: Plan, file: Path) -> str:
-    """Load what fits of a file of weights and say what did."""
+def _take_over(training: Training, plan: Plan, file: Path) -> dict[str, str]:
+    """Load what fits of a file of weights; say what did, and what was left for ``init``.
+
+    Raises:
+        InputError: the file does not fit, or sets everything that ``init`` was to set.
+    """
     network = training.model.network
     assert isinstance(network, VisionModel)
     picture = (plan.preprocess.channels, *plan.preprocess.input_size)
     head = stage_parameters(network, picture)[HEAD]
     loaded = load_fitting(network, file, head, partial=plan.config.transfer.partial)
     training.follow_weights()
-    return loaded.text()
+    why = {"weights": loaded.text()}
+    if plan.config.init != InitialiseSettings():
+        fresh = [*loaded.missing, *loaded.reshaped]
+        if not fresh:
+            what = f"init.name = {plan.config.init.name}: --weights sets every tensor, so that init would set none"
+            raise InputError(what, where="settings", mend="leave the settings of init out, or --weights")
+        why["init"] = f"only for the {len(fresh)} tensors that --weights does not set: {', '.join(fresh[:5])}"
+    return why
 
 
 def choose(
@@ -205,8 +219,9 @@ def choose(
     recipe_name, why["recipe"] = choose_recipe(recipe, data.name, name)
     config = choose_config(recipe_name, len(data.train), overrides)
     make_chain(config.augment).check_one_label()
-    _check_data(data, config.batch_size)
+    _check_data(data, config)
     preprocess, why["picture_size"] = choose_pictures(config, data, name)
+    make_chain(config.augment).check_pictures(*preprocess.picture_size, preprocess.channels)
     check_scales(config, name, preprocess.channels)
     chosen = choose_device(device)
     precision, why["precision"] = choose_precision(config.precision, chosen)
@@ -224,7 +239,7 @@ def choose(
     return plan, why
 
 
-def _check_data(data: Data, batch_size: int) -> None:
+def _check_data(data: Data, config: TrainConfig) -> None:
     if len(data.classes) < 2:
         raise InputError(
             f"one class only ({', '.join(data.classes)}), a classifier needs two",
@@ -234,7 +249,11 @@ def _check_data(data: Data, batch_size: int) -> None:
     for name in ("train", "validation"):
         if not len(data.split(name)):
             raise InputError(f"the {name} split is empty", where=data.source, mend="add pictures")
-    data.check_batch(batch_size, "batch_size")
+    data.check_batch(config.batch_size, "batch_size")
+    steps = (len(data.train) + len(data.validation)) // config.batch_size * config.epochs
+    if config.lookahead is not None and config.lookahead > steps and config.budget is None:
+        what = f"lookahead = {config.lookahead} never comes in the {steps} steps of this training"
+        raise InputError(what, where="settings", mend="give a smaller one, or leave it out")
 
 
 @contextlib.contextmanager

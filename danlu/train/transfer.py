@@ -134,6 +134,8 @@ class Transfer:
         # What the network's own file keeps fixed stays so.
         self.learns = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
         self.norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        if settings.freeze_norms and not self.norms:
+            raise InputError("transfer.freeze_norms: the network has no batch norm", where="settings")
 
     def frozen_stages(self, epoch: int) -> list[str]:
         """Return the stages that do not learn in ``epoch``, counted from 0."""
