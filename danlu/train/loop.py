@@ -31,7 +31,7 @@ from danlu.train.distributed import ALONE, World, local
 from danlu.train.ema import MovingAverage
 from danlu.train.gradients import constrain, prepare
 from danlu.train.lookahead import Lookahead
-from danlu.train.memory import peak_bytes
+from danlu.train.memory import Statistics, peak_bytes
 from danlu.train.optimizers import Optimizer
 from danlu.train.parallel import Learner, buffers, full
 from danlu.train.precision import LossScaler, autocast
@@ -87,6 +87,7 @@ class Training:
         last_indices: the samples of the last step's batch.
         world: the processes that train together.
         learner: the network as several of them train it.
+        statistics: of the batch norms as the running step found them.
     """
 
     run: RunFolder
@@ -111,6 +112,7 @@ class Training:
     last_indices: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     world: World = ALONE
     learner: Learner | None = None
+    statistics: Statistics | None = None
 
     @property
     def steps_per_epoch(self) -> int:

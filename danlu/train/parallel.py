@@ -19,6 +19,7 @@ from danlu.tasks.classification import Batch, Classification
 from danlu.tasks.preprocess import PictureModel
 from danlu.train.distributed import World
 from danlu.train.lookahead import Lookahead
+from danlu.train.scale import AtScale
 from danlu.train.settings import TrainConfig
 
 if TYPE_CHECKING:
@@ -43,9 +44,9 @@ class TaskModule(nn.Module):
         super().__init__()
         self.task, self.model = task, model
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the figures of ``batch``; ``loss`` is differentiated."""
-        return self.task.loss(self.model, batch, None)
+    def forward(self, batch: Batch, scale: int | None = None) -> dict[str, Tensor]:
+        """Return the figures of ``batch``, its pictures resized to ``scale`` px; ``loss`` is differentiated."""
+        return self.task.loss(self.model if scale is None else AtScale(self.model, scale), batch, None)
 
 
 def check_parallel(config: TrainConfig, size: int, device: str, *, begins: bool = False) -> None:
@@ -66,10 +67,6 @@ def check_parallel(config: TrainConfig, size: int, device: str, *, begins: bool 
             f"batch_size = {config.batch_size} does not divide among {size} ranks",
             where="torchrun",
             mend=f"give --set batch_size={lower or upper} or {upper}: it is the batch of all ranks together",
-        )
-    if config.multi_scale:
-        raise InputError(
-            "multi_scale is for one process", where="torchrun", mend="leave it out, or train without torchrun"
         )
     if config.accumulate != "auto" and config.accumulate > config.batch_size // size:
         what = f"accumulate = {config.accumulate} is more parts than the {config.batch_size // size} pictures of a rank"
@@ -135,9 +132,14 @@ class Learner:
         fully_shard(self.module, mesh=mesh)
         self.module.to(self.device)  # buffers; the shards are there already
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the figures of this rank's part of a batch; a backward pass of ``loss`` averages the gradients."""
-        figures: dict[str, Tensor] = self.wrapped(batch)
+    def loss(self, batch: Batch, scale: int | None = None) -> dict[str, Tensor]:
+        """Return the figures of this rank's part of a batch; a backward pass of ``loss`` averages the gradients.
+
+        Args:
+            batch: the part.
+            scale: height and width its pictures are resized to, the same on all ranks; None: they are not.
+        """
+        figures: dict[str, Tensor] = self.wrapped(batch, scale)
         return figures
 
     def judge(self, batch: Batch) -> dict[str, Tensor]:

@@ -45,10 +45,20 @@ from danlu.train.pictures import first_batch, show_batch, write_augmented
 from danlu.train.plan import Plan, data_section
 from danlu.train.precision import choose_device, choose_precision, matrix_products
 from danlu.train.scale import check_scales
-from danlu.train.settings import InitialiseSettings, TrainConfig, TransferSettings
+from danlu.train.settings import InitialiseSettings, TrainConfig
 from danlu.train.transfer import HEAD, load_fitting, stage_parameters
 
-__all__ = ["choose", "environment_record", "finish", "fresh", "measure", "settled", "start"]
+__all__ = [
+    "check_start",
+    "choose",
+    "environment_record",
+    "finish",
+    "fresh",
+    "measure",
+    "settled",
+    "start",
+    "take_over",
+]
 
 # For networks with filters that are fixed by the pictures before the first step, the method ``whiten``; as many as the
 # script of airbench takes.
@@ -72,11 +82,7 @@ def start(
     """Choose, check, write down, train; see :func:`danlu.train.train`."""
     check_threads(threads)
     plan, why = choose(data, model=model, recipe=recipe, overrides=overrides, seed=seed, device=device)
-    if weights is None:
-        _check_scratch(plan.config.transfer)
-    elif plan.config.init.name == "lsuv":
-        what = "init.name = lsuv scales layers by what the fresh ones give, which --weights takes the place of"
-        raise InputError(what, where="settings", mend="give another init.name, or no --weights")
+    check_start(plan.config, weights)
     asked = {"model": model, "recipe": recipe, "set": overrides, "seed": seed, "device": device, "threads": threads}
     with joined(plan.device, plan.config.rank_timeout) as world:
         plan = _agree(plan, data, world)
@@ -86,7 +92,7 @@ def start(
             taken: dict[str, str] | None = None
             if weights is not None:
                 file = find_weights(weights, MODELS.get(plan.model))
-                why |= _take_over(training, plan, file)
+                why |= take_over(training, plan, file)
                 taken = {"file": str(weights), "sha256": files.sha256_file(file)}
             run = RunFolder(Path(world.lead(lambda: _new_folder(out, data, plan, training))))
             with run.locked() if world.first else contextlib.nullcontext():
@@ -102,16 +108,21 @@ def start(
     return run
 
 
-def _check_scratch(transfer: TransferSettings) -> None:
-    """Refuse what has no sense for a network without weights of its own.
+def check_start(config: TrainConfig, weights: Path | None) -> None:
+    """Refuse what has no sense for a network without weights of its own, or for one with them.
 
     Raises:
-        InputError: a frozen body or weights in part are asked for, but none are given.
+        InputError: a frozen body or weights in part are asked for, but none are given; or they are, and an initialiser
+            that looks at what the fresh ones do.
     """
-    if transfer.freeze == "body" or transfer.partial:
+    transfer = config.transfer
+    if weights is None and (transfer.freeze == "body" or transfer.partial):
         key = "transfer.freeze = body" if transfer.freeze == "body" else "transfer.partial"
         what = f"{key} is for given weights; a fresh network has none worth keeping"
         raise InputError(what, where="--set", mend="give --weights FILE")
+    if weights is not None and config.init.name == "lsuv":
+        what = "init.name = lsuv scales layers by what the fresh ones give, which --weights takes the place of"
+        raise InputError(what, where="settings", mend="give another init.name, or no --weights")
 
 
 def _begin(
@@ -188,7 +199,7 @@ def _drawn_pictures(training: Training, most: int) -> Tensor:
     return found
 
 
-def _take_over(training: Training, plan: Plan, file: Path) -> dict[str, str]:
+def take_over(training: Training, plan: Plan, file: Path) -> dict[str, str]:
     """Load what fits of a file of weights; say what did, and what was left for ``init``.
 
     Raises:

@@ -137,6 +137,13 @@ class Transfer:
         if settings.freeze_norms and not self.norms:
             raise InputError("transfer.freeze_norms: the network has no batch norm", where="settings")
 
+    def of(self, network: VisionModel) -> Transfer:
+        """Return the same for a copy of the network."""
+        other = copy.copy(self)
+        other.network = network
+        other.norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        return other
+
     def frozen_stages(self, epoch: int) -> list[str]:
         """Return the stages that do not learn in ``epoch``, counted from 0."""
         settings, names = self.settings, [stage.name for stage in self.network.stages]
