@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from danlu.core.errors import InputError
+from danlu.core.errors import CheckFailed, InputError
 from danlu.models import create_model
 from danlu.tasks.classification import Classification
-from danlu.train import measure, memory
+from danlu.train import measure, memory, step
+from danlu.train.batches import make_batch
+from danlu.train.distributed import World
 from danlu.train.loop import Training
 from danlu.train.memory import Statistics, blocks, is_out_of_memory, kept_bytes, parts_for, recompute
 from danlu.train.start import choose, fresh
@@ -195,3 +198,18 @@ def test_parts_are_chosen_at_the_largest_of_several_sizes(monkeypatch: pytest.Mo
     small, large = parts([8]), parts([64])
     assert small < large
     assert parts([8, 64]) == parts([64, 8]) == large
+
+
+def test_out_of_memory_among_several_ranks_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = choose(digits(), model="lenet5", recipe=None, overrides={**TINY, "accumulate": 2}, seed=0, device="cpu")[0]
+    training = fresh(plan, digits())
+    training.world = World(size=2, rank=1)
+
+    def short(*given: object) -> dict[str, Tensor]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(step, "add_gradients", short)
+    indices = np.arange(8)
+    batch = make_batch(training, indices, training.train.loader.pictures(indices), 0)
+    with pytest.raises(CheckFailed, match=r"on rank 1 in step 7; .* wait in the middle .*\n  mend: .*accumulate=4"):
+        step.gradients(training, batch, 7)
