@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -326,7 +327,8 @@ def _write_down(
     run.update_record(data=data.to_record(), environment=environment_record(plan))
     write_augmented(training, run.pictures / "augmented.png")
     # Last, because it makes the folder a run: one that has a config has a checkpoint too.
-    document = {"schema": SCHEMA, "requested": requested, "effective": effective, "why": why}
+    # Random, not drawn from the seed: what tells this run from all others, on whatever machine they have its name.
+    document = {"schema": SCHEMA, "id": uuid.uuid4().hex, "requested": requested, "effective": effective, "why": why}
     files.write_json(run.config_path, document)
 
 
