@@ -120,7 +120,6 @@ def begin(
     from danlu.data.load import load_data
     from danlu.models import MODELS
     from danlu.train.recipes import RECIPES
-    from danlu.train.settings import TrainConfig
 
     if model != "auto":
         MODELS.check(model, "--model")
@@ -132,8 +131,7 @@ def begin(
         from danlu.models.hub import check_weights
 
         check_weights(weights)
-    # Only a check: which recipe these settings go on top of is known once the data is.
-    apply_overrides(TrainConfig(), training.get("overrides") or {})
+    _check_settings(recipe, training.get("overrides") or {})
     if out is not None and is_restarted() and RunFolder(out).config_path.is_file():
         _check_same(RunFolder(out), training.get("requested"))
         with stages.stage("train", f"go on with {out} after a restart"):
@@ -150,6 +148,27 @@ def begin(
     with stages.stage("train", "train"):
         folder = train(data, model=model, recipe=recipe, out=out, seed=seed, weights=weights, **training)
     return folder, data
+
+
+def _check_settings(recipe: str | None, overrides: Mapping[str, Any]) -> None:
+    """Refuse settings that suit no recipe they could go on top of: which one it is, is known once the data is.
+
+    Raises:
+        InputError: an unknown key or a value out of its range.
+    """
+    from danlu.train.recipes import RECIPES
+    from danlu.train.settings import TrainConfig
+
+    bases = [RECIPES.get(name)(50_000) for name in ([recipe] if recipe else RECIPES.names())]
+    errors = []
+    for base in bases if recipe else [TrainConfig(), *bases]:
+        try:
+            apply_overrides(base, overrides)
+        except InputError as error:
+            errors.append(error)
+        else:
+            return
+    raise errors[0]
 
 
 def _check_same(run: RunFolder, requested: dict[str, Any] | None) -> None:
@@ -206,8 +225,9 @@ def _measure(trained: Trained, data: Data, stages: Stages, threads: int) -> None
     from danlu.analyze import analyze_run
     from danlu.evaluate import evaluate
 
-    with stages.stage("evaluate", "evaluate on the validation and test splits"):
-        for split in ("validation", "test"):
+    splits = ("validation", "test") if trained.trained_on == "train" else ("test",)
+    with stages.stage("evaluate", f"evaluate on {' and '.join(splits)}"):
+        for split in splits:
             evaluate(trained, data, split)
     with stages.stage("analyze", "analyze"):
         analyze_run(trained.run.path, trained=trained, threads=threads)

@@ -108,6 +108,10 @@ class Augmentation(Settings, ABC):
     def apply(self, scene: Scene, parameters: Any) -> Scene:
         """Return the augmented batch; the one given stays untouched."""
 
+    def fault(self, height: int, width: int, channels: int) -> str | None:
+        """Return why these settings make no sense for pictures of this size and so many channels, or None."""
+        return None
+
 
 class Geometric(Augmentation):
     """An augmentation that moves pixels: ``draw`` returns float64 [B, 3, 3] matrices."""

@@ -146,6 +146,17 @@ class Chain:
                 ]
         return head.apply(scene, head.draw(draws, _sizes(scene)), partners)
 
+    def check_pictures(self, height: int, width: int, channels: int, where: str = "augment") -> None:
+        """Refuse what would change nothing of pictures of this size and so many channels, or leave nothing of them.
+
+        Raises:
+            InputError: it says which augmentation, and why.
+        """
+        for place, augmentation in enumerate(self.augmentations):
+            if fault := augmentation.fault(height, width, channels):
+                what = f"{type(augmentation).__name__}: {fault}"
+                raise InputError(what, where=f"{where}[{place}]", mend="leave it out, or change its settings")
+
     def check_one_label(self, where: str = "augment") -> None:
         """Refuse what takes samples with boxes, where each picture has one label and no boxes.
 

@@ -31,6 +31,12 @@ class ColourJitter(Pixelwise):
     saturation: float = Field(default=0.4, ge=0.0, le=10.0)
     hue: float = Field(default=0.1, ge=0.0, le=0.5)
 
+    def fault(self, height: int, width: int, channels: int) -> str | None:
+        """Return that grey pictures have no hue and no saturation."""
+        if channels != 1 or not self.hue and not self.saturation:
+            return None
+        return f"hue = {self.hue} and saturation = {self.saturation} change nothing of grey pictures; give 0 for both"
+
     def values(self, draws: Draws, sizes: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return [B, 8]: the four values, then the four steps in their order (places in brightness…hue)."""
         factors = [

@@ -29,6 +29,12 @@ class Cutout(Pixelwise):
     size: int = Field(default=16, ge=1, le=4096)
     fill: int = Field(default=0, ge=0, le=255)
 
+    def fault(self, height: int, width: int, channels: int) -> str | None:
+        """Return that a square larger than the picture would leave little or nothing of it."""
+        if self.size <= min(height, width):
+            return None
+        return f"size = {self.size} is more than the {height}×{width} px of the pictures"
+
     def values(self, draws: Draws, sizes: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return [B, 2]: top and left of the squares, which may lie outside."""
         centres = np.stack([np.floor(draws.uniform(what) * sizes[:, k]) for k, what in enumerate("yx")], axis=1)

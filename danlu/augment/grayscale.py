@@ -9,12 +9,12 @@ from pydantic import Field
 
 from danlu.augment import AUGMENTATIONS
 from danlu.augment.colours import to_grey
-from danlu.augment.pixelwise import Pixelwise
+from danlu.augment.pixelwise import Coloured
 
 __all__ = ["Grayscale"]
 
 
-class Grayscale(Pixelwise):
+class Grayscale(Coloured):
     """0.2989 R + 0.587 G + 0.114 B in every channel."""
 
     probability: float = Field(default=0.1, ge=0.0, le=1.0)

@@ -28,6 +28,12 @@ class HSV(Pixelwise):
     saturation: float = Field(default=0.7, ge=0.0, le=1.0)
     value: float = Field(default=0.4, ge=0.0, le=1.0)
 
+    def fault(self, height: int, width: int, channels: int) -> str | None:
+        """Return that grey pictures have no hue and no saturation; their value changes all the same."""
+        if channels != 1 or not self.hue and not self.saturation:
+            return None
+        return f"hue = {self.hue} and saturation = {self.saturation} change nothing of grey pictures; give 0 for both"
+
     def values(self, draws: Draws, sizes: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return [B, 3]: turn, factor of the saturation, factor of the value."""
         turn = draws.between(-self.hue, self.hue, "hue")

@@ -10,12 +10,12 @@ from pydantic import Field
 from danlu.augment import AUGMENTATIONS
 from danlu.augment.base import Draws
 from danlu.augment.colours import adjust_hue
-from danlu.augment.pixelwise import Pixelwise
+from danlu.augment.pixelwise import Coloured
 
 __all__ = ["Hue"]
 
 
-class Hue(Pixelwise):
+class Hue(Coloured):
     """Turn by up to ``amount`` of the whole circle each way."""
 
     amount: float = Field(default=0.1, ge=0.0, le=0.5)

@@ -18,7 +18,7 @@ from danlu.augment import AUGMENTATIONS
 from danlu.augment.base import Draws
 from danlu.augment.colours import shift_channels
 from danlu.augment.distributions import normal
-from danlu.augment.pixelwise import Pixelwise
+from danlu.augment.pixelwise import Coloured
 from danlu.core.errors import InputError
 
 __all__ = ["PCALighting"]
@@ -27,7 +27,7 @@ Variance = Annotated[float, Field(ge=0.0)]
 Row = tuple[float, float, float]
 
 
-class PCALighting(Pixelwise):
+class PCALighting(Coloured):
     """Add ``Σ αᵢ · eigenvalueᵢ · eigenvectorᵢ`` to all pixels, αᵢ normal with mean 0 and standard ``deviation``.
 
     Args:

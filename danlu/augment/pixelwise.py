@@ -12,7 +12,7 @@ from pydantic import Field
 
 from danlu.augment.base import Augmentation, Draws, Scene
 
-__all__ = ["PixelDraw", "Pixelwise"]
+__all__ = ["Coloured", "PixelDraw", "Pixelwise"]
 
 
 @dataclass(frozen=True)
@@ -56,3 +56,11 @@ class Pixelwise(Augmentation):
         rows = torch.from_numpy(np.flatnonzero(chosen)).to(pictures.device)
         pictures[rows] = self.change(pictures[rows], parameters.values[chosen])
         return replace(scene, pictures=pictures)
+
+
+class Coloured(Pixelwise):
+    """Changes colours, of which pictures of one channel have none."""
+
+    def fault(self, height: int, width: int, channels: int) -> str | None:
+        """Return that grey pictures stay as they are."""
+        return "these pictures are grey and have no colours to change" if channels == 1 else None

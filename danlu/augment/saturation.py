@@ -10,12 +10,12 @@ from pydantic import Field
 from danlu.augment import AUGMENTATIONS
 from danlu.augment.base import Draws
 from danlu.augment.colours import adjust_saturation
-from danlu.augment.pixelwise import Pixelwise
+from danlu.augment.pixelwise import Coloured
 
 __all__ = ["Saturation"]
 
 
-class Saturation(Pixelwise):
+class Saturation(Coloured):
     """Blend with the grey picture: a factor of 0 is grey, 1 changes nothing, above 1 is more colourful."""
 
     amount: float = Field(default=0.4, ge=0.0, le=10.0)

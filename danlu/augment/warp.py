@@ -19,6 +19,8 @@ __all__ = ["IGNORE", "PLAIN", "Sampling", "is_exact", "warp_boxes", "warp_masks"
 
 IGNORE = 255
 Fill = Annotated[int, Field(ge=0, le=255)] | Literal["edge"]
+# What whole-pixel shifts can bring in besides: no resampling of torchvision's mirrors, so none of ours does.
+Beyond = Fill | Literal["reflect"]
 Interpolation = Literal["bilinear", "nearest"]
 # Matrices are products of a few; what is within this of a whole number is meant to be whole.
 _WHOLE = 1e-9
@@ -29,11 +31,12 @@ class Sampling:
     """How the pixels of a moved picture are made.
 
     Args:
-        fill: the level of what comes from outside, or ``"edge"``: the nearest pixel of the picture's edge.
+        fill: the level of what comes from outside, or ``"edge"``: the nearest pixel of the picture's edge, or
+            ``"reflect"``: the picture mirrored at the middle of its outermost pixels.
         interpolation: ``"bilinear"`` or ``"nearest"``.
     """
 
-    fill: Fill = 0
+    fill: Beyond = 0
     interpolation: Interpolation = "bilinear"
 
 
@@ -63,7 +66,7 @@ def warp_masks(masks: torch.Tensor, matrices: NDArray[np.float64]) -> torch.Tens
     return _warp(masks.unsqueeze(3), matrices, fill=IGNORE, mode="nearest").squeeze(3)
 
 
-def _warp(pictures: torch.Tensor, matrices: NDArray[np.float64], *, fill: Fill, mode: str) -> torch.Tensor:
+def _warp(pictures: torch.Tensor, matrices: NDArray[np.float64], *, fill: Beyond, mode: str) -> torch.Tensor:
     exact = is_exact(matrices)
     if exact.all():
         return _copy_shifted(pictures, matrices, fill)
@@ -79,13 +82,14 @@ def _warp(pictures: torch.Tensor, matrices: NDArray[np.float64], *, fill: Fill, 
     return out
 
 
-def _copy_shifted(pictures: torch.Tensor, matrices: NDArray[np.float64], fill: Fill) -> torch.Tensor:
+def _copy_shifted(pictures: torch.Tensor, matrices: NDArray[np.float64], fill: Beyond) -> torch.Tensor:
     height, width = int(pictures.shape[1]), int(pictures.shape[2])
     mirror_y, mirror_x = matrices[:, 1, 1] < 0, matrices[:, 0, 0] < 0
-    # Unmirrored, out[j] = in[j - t]; mirrored, out[L-1-j] = in[j + t - L]. A shift past the edge leaves nothing.
-    top = _offsets(matrices[:, 1, 2], mirror_y, height)
-    left = _offsets(matrices[:, 0, 2], mirror_x, width)
-    if pictures.device.type == "cpu" and fill != "edge":
+    # Unmirrored, out[j] = in[j - t]; mirrored, out[L-1-j] = in[j + t - L]. A shift past the edge leaves nothing, unless
+    # what lies beyond it goes on and on.
+    top = _offsets(matrices[:, 1, 2], mirror_y, height, fill)
+    left = _offsets(matrices[:, 0, 2], mirror_x, width, fill)
+    if pictures.device.type == "cpu":
         return torch.from_numpy(_copy_windows(pictures.numpy(), top, left, mirror_y, mirror_x, fill))
     return _gather(pictures, top, left, mirror_y, mirror_x, fill)
 
@@ -96,7 +100,7 @@ def _gather(
     left: NDArray[np.int64],
     mirror_y: NDArray[np.bool_],
     mirror_x: NDArray[np.bool_],
-    fill: Fill,
+    fill: Beyond,
 ) -> torch.Tensor:
     """Do what ``_copy_windows`` does, on any device."""
     count, height, width, _ = pictures.shape
@@ -105,18 +109,27 @@ def _gather(
     rows = np.where(mirror_y[:, None], rows[:, ::-1], rows)
     columns = np.where(mirror_x[:, None], columns[:, ::-1], columns)
     inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
-    y = torch.from_numpy(rows.clip(0, height - 1)).to(device)
-    x = torch.from_numpy(columns.clip(0, width - 1)).to(device)
+    looked = [_mirrored(rows, height), _mirrored(columns, width)] if fill == "reflect" else [rows, columns]
+    y = torch.from_numpy(looked[0].clip(0, height - 1)).to(device)
+    x = torch.from_numpy(looked[1].clip(0, width - 1)).to(device)
     batch = torch.arange(count, device=device)
     moved = pictures[batch[:, None, None], y[:, :, None], x[:, None, :]]
-    if fill == "edge":
+    if isinstance(fill, str):
         return moved
     return moved.masked_fill_(torch.from_numpy(~inside).to(device).unsqueeze(3), fill)
 
 
-def _offsets(shift: NDArray[np.float64], mirrored: NDArray[np.bool_], length: int) -> NDArray[np.int64]:
+def _mirrored(places: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    """Return where places outside 0 … length - 1 lie when the picture is mirrored at its outermost pixels."""
+    period = max(1, 2 * (length - 1))
+    folded = places % period
+    return np.minimum(folded, period - folded) if length > 1 else np.zeros_like(places)
+
+
+def _offsets(shift: NDArray[np.float64], mirrored: NDArray[np.bool_], length: int, fill: Beyond) -> NDArray[np.int64]:
     offsets = np.where(mirrored, shift - length, -shift)
-    return np.asarray(np.rint(offsets.clip(-length, length)), dtype=np.int64)
+    offsets = offsets if fill == "reflect" else offsets.clip(-length, length)
+    return np.asarray(np.rint(offsets), dtype=np.int64)
 
 
 def _copy_windows(
@@ -125,15 +138,18 @@ def _copy_windows(
     left: NDArray[np.int64],
     mirror_y: NDArray[np.bool_],
     mirror_x: NDArray[np.bool_],
-    fill: int,
+    fill: Beyond,
 ) -> NDArray[np.uint8]:
     count, height, width, channels = pictures.shape
     pad_y, pad_x = int(np.abs(top).max(initial=0)), int(np.abs(left).max(initial=0))
     if pad_y == 0 and pad_x == 0:
         out = pictures.copy()
     else:
-        padded = np.full((count, height + 2 * pad_y, width + 2 * pad_x, channels), fill, dtype=np.uint8)
-        padded[:, pad_y : pad_y + height, pad_x : pad_x + width] = pictures
+        if isinstance(fill, str):
+            padded = np.pad(pictures, ((0, 0), (pad_y, pad_y), (pad_x, pad_x), (0, 0)), mode=fill)
+        else:
+            padded = np.full((count, height + 2 * pad_y, width + 2 * pad_x, channels), fill, dtype=np.uint8)
+            padded[:, pad_y : pad_y + height, pad_x : pad_x + width] = pictures
         per_picture, per_row, per_column = padded.strides[:3]
         # Every window of every picture as a view [B, offsets y, offsets x, H, W·C]; indexing copies whole rows.
         windows = np.lib.stride_tricks.as_strided(
@@ -150,12 +166,12 @@ def _copy_windows(
     return out
 
 
-def _resample(pictures: torch.Tensor, matrices: NDArray[np.float64], fill: Fill, mode: str) -> torch.Tensor:
-    level = 0 if fill == "edge" else fill
+def _resample(pictures: torch.Tensor, matrices: NDArray[np.float64], fill: Beyond, mode: str) -> torch.Tensor:
+    level = 0 if isinstance(fill, str) else fill
     values = pictures.permute(0, 3, 1, 2).float()
     # grid_sample takes what lies outside as 0: shifting the values by the fill makes that the fill.
     values = values.sub_(level) if level else values
-    padding = "border" if fill == "edge" else "zeros"
+    padding = {"edge": "border", "reflect": "reflection"}.get(str(fill), "zeros")
     grid = _sources(matrices, int(pictures.shape[1]), int(pictures.shape[2]), pictures.device)
     moved = F.grid_sample(values, grid, mode=mode, padding_mode=padding, align_corners=False)
     moved = moved.add_(level) if level else moved

@@ -81,18 +81,24 @@ class Data:
             raise InputError(f"unknown split {name!r}", allowed=_SPLITS)
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
-    def check_unseen(self, split: str, who: str, trained_hash: str | None, trained_seed: int | None) -> None:
-        """Refuse a split that holds pictures ``who`` was trained on: the same data, split by another seed.
+    def check_unseen(
+        self, split: str, who: str, trained_hash: str | None, trained_seed: int | None, trained_on: str = "train"
+    ) -> None:
+        """Refuse a split that holds pictures ``who`` was trained on: the same data, split by another seed, or all of it.
 
         Args:
             split: the split to be measured on.
             who: the network, as messages call it.
             trained_hash: of the data it was trained on; None where that is not known, and nothing is refused.
             trained_seed: of the split it was trained on, or None.
+            trained_on: ``train``, or ``train+validation``.
 
         Raises:
-            InputError: it says which seed to give.
+            InputError: it says which seed or split to give.
         """
+        if trained_hash == self.hash and split == "validation" and "validation" in trained_on:
+            what = f"{who} was trained on train and validation: no figure of validation would stand"
+            raise InputError(what, where=self.name, mend="give --split test")
         if trained_hash != self.hash or trained_seed in (None, self.seed):
             return
         given = {"validation": self.validation_given, "test": self.test_given}

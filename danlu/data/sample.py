@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ArrayDataset", "Dataset", "FileDataset", "Sample", "Subset"]
+__all__ = ["ArrayDataset", "Dataset", "FileDataset", "Joined", "Sample", "Subset", "joined"]
 
 
 @dataclass(frozen=True)
@@ -153,3 +153,47 @@ class Subset:
 
     def __getitem__(self, index: int) -> Sample:
         return self.dataset[int(self.indices[index])]
+
+
+class Joined:
+    """The samples of one data set and then those of another of the same classes, without copying pictures."""
+
+    def __init__(self, first: Dataset, second: Dataset) -> None:
+        if first.classes != second.classes:
+            raise ValueError(f"classes {first.classes} and {second.classes}: they must be the same")
+        self.first, self.second = first, second
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes of both."""
+        return self.first.classes
+
+    @cached_property
+    def ids(self) -> Sequence[str]:
+        """The ids of both."""
+        return [*self.first.ids, *self.second.ids]
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """The labels of both, int64 [N]."""
+        return np.concatenate([self.first.labels, self.second.labels])
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.first[index] if index < len(self.first) else self.second[index - len(self.first)]
+
+
+def joined(first: Dataset, second: Dataset) -> Dataset:
+    """Return the samples of ``first`` and then those of ``second``, both of the same classes.
+
+    Pictures of one size that are in memory are copied into one array, which is read the fastest.
+    """
+    both = (first, second)
+    if all(isinstance(one, ArrayDataset) for one in both):
+        arrays = [one.pictures for one in both if isinstance(one, ArrayDataset)]
+        if arrays[0].shape[1:] == arrays[1].shape[1:]:
+            labels = np.concatenate([first.labels, second.labels])
+            return ArrayDataset(np.concatenate(arrays), labels, [*first.ids, *second.ids], first.classes)
+    return Joined(first, second)

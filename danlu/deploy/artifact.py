@@ -163,6 +163,8 @@ def _split(metadata: Mapping[str, str], where: str) -> dict[str, Any] | None:
     seed, given = split.get("seed"), split.get("test_given")
     if not isinstance(seed, int) or isinstance(seed, bool) or not isinstance(given, bool):
         raise _bad(where, "split", "a seed and whether the test split was given")
+    if not isinstance(split.get("trained_on", "train"), str):
+        raise _bad(where, "split", "a seed and what was trained on")
     return split
 
 

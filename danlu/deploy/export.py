@@ -172,8 +172,13 @@ def _info(job: ExportJob, model: onnx.ModelProto) -> ArtifactInfo:
         stages={name.removeprefix(STAGE_PREFIX): name for name in tensors},
         hashes={"data": job.data.hash, "weights": trained.weights_hash},
         version=__version__,
-        split={"seed": job.data.seed, "test_given": job.data.test_given},
+        split=_split(job),
     )
+
+
+def _split(job: ExportJob) -> dict[str, Any]:
+    split = {"seed": job.data.seed, "test_given": job.data.test_given}
+    return split if job.trained.trained_on == "train" else {**split, "trained_on": job.trained.trained_on}
 
 
 def _summary(found: dict[str, Any]) -> dict[str, Any]:
@@ -259,9 +264,11 @@ def _int8_stages(stages: dict[str, str], model: onnx.ModelProto) -> dict[str, st
 
 def _why_not(found: dict[str, Any]) -> str:
     validation = found["validation"]
+    lost = f"falls by {-100 * validation['accuracy_difference']:.2f} points"
+    if validation["accuracy_a"] is not None:
+        lost = f"falls from {100 * validation['accuracy_a']:.2f} % to {100 * validation['accuracy_b']:.2f} %"
     layers = ", ".join(f"{row['layer']} ({row['error']:.2g})" for row in found["layers"][:_NAMED_LAYERS])
     return (
-        f"accuracy on {validation['n']:,} validation pictures falls from {100 * validation['accuracy_a']:.2f} % to "
-        f"{100 * validation['accuracy_b']:.2f} %, by more than the larger of 0.5 points and two pictures; layers that "
-        f"move the logits most when quantised alone, as a share of the largest logit: {layers}"
+        f"accuracy on {validation['n']:,} validation pictures {lost}, by more than the larger of 0.5 points and two "
+        f"pictures; layers that move the logits most when quantised alone, as a share of the largest logit: {layers}"
     )

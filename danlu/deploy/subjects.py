@@ -51,6 +51,7 @@ class Subject(Protocol):
         channels: of the pictures.
         data_hash: of the data it was trained on, or None where that is not known.
         split_seed: of the split of that data, or None.
+        trained_on: ``train``, or ``train+validation``.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Subject(Protocol):
     channels: int
     data_hash: str | None
     split_seed: int | None
+    trained_on: str
 
     def logits(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return logits [B, K] for uint8 pictures [B, h, w, C]."""
@@ -87,6 +89,7 @@ class EagerSubject:
         described = trained.config["effective"]["data"]
         self.data_hash: str | None = described.get("hash")
         self.split_seed: int | None = described.get("seed")
+        self.trained_on = trained.trained_on
         # The logits come from the network as it was trained and evaluated, not from what was made for the export.
         # A copy, because channels-last, which is faster, would change the memory of the owner's weights.
         self._network = copy.deepcopy(trained.picture_model).to(memory_format=torch.channels_last)
@@ -134,7 +137,9 @@ class ArtifactSubject:
         self.precision, self.classes = self.info.precision, self.info.classes
         self.size, self.channels = self.info.picture_size, self.info.channels
         self.data_hash = self.info.hashes.get("data")
-        self.split_seed: int | None = self.info.split["seed"] if self.info.split else None
+        split = self.info.split or {}
+        self.split_seed: int | None = split.get("seed")
+        self.trained_on: str = split.get("trained_on", "train")
         self._staged: OnnxRuntime | None = None
 
     def logits(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -190,4 +195,5 @@ def predictor_for(subject: Subject) -> Predictor:
         logits=subject.logits,
         data_hash=subject.data_hash,
         split_seed=subject.split_seed,
+        trained_on=subject.trained_on,
     )

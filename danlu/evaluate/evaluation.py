@@ -60,8 +60,8 @@ def evaluate(
 
     Raises:
         InputError: no such split or an empty one, classes the network does not know, a picture that cannot be decoded,
-            a run that cannot be opened, or its own data split by another seed, so that it was trained on what it is
-            asked.
+            a run that cannot be opened, or its own data, of which it was trained on what it is asked: split by another
+            seed, or trained on validation too.
         CheckFailed: outputs that are not finite.
     """
     if split not in SPLITS:
@@ -71,7 +71,7 @@ def evaluate(
     if predictor is None:
         trained = run_or_artifact if isinstance(run_or_artifact, Trained) else open_trained(run_or_artifact)
         predictor = predictor_of(trained)
-    data.check_unseen(split, predictor.name, predictor.data_hash, predictor.split_seed)
+    data.check_unseen(split, predictor.name, predictor.data_hash, predictor.split_seed, predictor.trained_on)
     dataset: Dataset = getattr(data, split)
     if not len(dataset):
         mend = "give more pictures, or another split"

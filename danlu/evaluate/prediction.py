@@ -44,6 +44,7 @@ class Predictor:
             that does so on tensors.
         data_hash: of the data it was trained on, or None where that is not known.
         split_seed: of the split of that data, or None; a split by another seed holds pictures it was trained on.
+        trained_on: ``train``, or ``train+validation``.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Predictor:
     logits: nn.Module | Callable[[Pictures], Any]
     data_hash: str | None = None
     split_seed: int | None = None
+    trained_on: str = "train"
 
 
 def predictor_of(trained: Trained) -> Predictor:
@@ -69,6 +71,7 @@ def predictor_of(trained: Trained) -> Predictor:
         logits=module,
         data_hash=described.get("hash"),
         split_seed=described.get("seed"),
+        trained_on=trained.trained_on,
     )
 
 

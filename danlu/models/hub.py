@@ -53,10 +53,29 @@ def find_weights(weights: Path | str, variant: Variant) -> Path:
     folder = cache_home() / "weights" / scheme
     if scheme == "torchvision":
         return _from_torchvision(name, variant, folder)
+    if scheme == "timm":
+        _check_timm(name, variant)
     repository = f"timm/{name}" if scheme == "timm" else name
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository) or ".." in repository:
         raise InputError(f"{repository!r} is no repository", where="--weights", allowed=["OWNER/NAME"])
     return _from_hub(repository, folder)
+
+
+def _check_timm(name: str, variant: Variant) -> None:
+    """Refuse weights of timm for a network that has no form in it, or another one, before any are fetched.
+
+    Raises:
+        InputError: see above; for the names of networks that timm has as torchvision has them, only the file can tell.
+    """
+    mapping = variant.mapping
+    module, _, function = mapping.builder.partition(":") if mapping else ("", "", "")
+    if module.partition(".")[0] not in ("timm", "torchvision"):
+        reference = mapping.reference if mapping else "no other implementation"
+        what = f"{variant.name} has no form in timm: it is compared with {reference}"
+        raise InputError(what, where="--weights", allowed=[form for form in _FORMS if not form.startswith("timm")])
+    if "/" not in name and name.partition(".")[0] != function:
+        what = f"timm:{name} is of {name.partition('.')[0]!r}, {variant.name} is {function!r} there"
+        raise InputError(what, where="--weights", mend=f"give timm:{function}.TAG")
 
 
 def _from_torchvision(name: str, variant: Variant, folder: Path) -> Path:

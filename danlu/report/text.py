@@ -41,6 +41,14 @@ TEXT: dict[str, tuple[str, str]] = {
         "Trained for {epochs} epochs in {time}; measured with the weights of epoch {best}, the best on validation.",
         "训练 {epochs} 轮，用时 {time}；以下测量所用的是验证集上最好的第 {best} 轮权重。",
     ),
+    "lead_train_all": (
+        "Trained for {epochs} epochs in {time} on the validation pictures too: the last weights, none selected.",
+        "训练 {epochs} 轮，用时 {time}，验证图片也参与了训练：所用为最后的权重，未作选择。",
+    ),
+    "trained_on_all": (
+        "The validation pictures were trained on too, so no figure of validation stands.",
+        "验证图片也参与了训练，因此不列验证结果。",
+    ),
     "accuracy_test": ("Test accuracy", "测试准确率"),
     "interval": ("95 % interval {range}", "95 % 区间 {range}"),
     "size": ("Size", "模型大小"),

@@ -51,6 +51,7 @@ class TrainingView:
     seconds: float | None
     speed: float | None
     best_epoch: int | None
+    on_all: bool
     resumed: int | None
     events: list[Event]
     curves: list[Curve]
@@ -77,6 +78,7 @@ def training_view(record: dict[str, Any], log: Sequence[dict[str, Any]], folder:
         seconds=number(train, "seconds"),
         speed=number(train, "pictures_per_second"),
         best_epoch=best,
+        on_all=train.get("trained_on", "train") != "train",
         resumed=whole(train, "resumed"),
         events=[_event(row, first) for row in events],
         curves=_curves(epochs, steps, best) if epochs else [],

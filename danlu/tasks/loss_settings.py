@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from danlu.core.settings import Settings
 
@@ -35,3 +35,9 @@ class LossSettings(Settings):
         if not isinstance(value, str) and (min(value, default=0.0) < 0.0 or sum(value) <= 0.0):
             raise ValueError("weights must not be negative, and not all 0")
         return value
+
+    @model_validator(mode="after")
+    def _agree(self) -> LossSettings:
+        if self.beta != type(self).model_fields["beta"].default and self.class_weights != "effective":
+            raise ValueError(f"loss.beta = {self.beta} is for loss.class_weights = effective alone")
+        return self

@@ -34,6 +34,7 @@ class Trained:
         weights_hash: SHA-256 of the weights file.
         model_name: the registered name of the network.
         which: ``best`` or ``last``.
+        trained_on: ``train``, or ``train+validation``: no figure of validation would stand.
     """
 
     model: VisionModel
@@ -45,6 +46,7 @@ class Trained:
     weights_hash: str
     model_name: str
     which: str
+    trained_on: str = "train"
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
@@ -63,7 +65,8 @@ def open_trained(run: Path | str, which: Literal["best", "last"] = "best") -> Tr
 
     Args:
         run: the run folder.
-        which: the checkpoint with the best validation result, or the last one.
+        which: the checkpoint with the best validation result, or the last one; the last one is the best where the run
+            was trained on validation too.
 
     Raises:
         InputError: no run folder, a config that is not understood, a checkpoint that is missing, damaged or of another
@@ -89,6 +92,8 @@ def open_trained(run: Path | str, which: Literal["best", "last"] = "best") -> Tr
         num_classes=_count(described, "num_classes", len(classes), where),
         in_channels=_count(described, "in_channels", settings.channels, where),
     )
+    trained_on = _trained_on(effective)
+    which = which if trained_on == "train" else "last"
     checkpoint = checkpoint_folder(folder, which)
     load_state(model, read_verified(checkpoint), where=str(checkpoint / "weights.safetensors"))
     return Trained(
@@ -101,6 +106,7 @@ def open_trained(run: Path | str, which: Literal["best", "last"] = "best") -> Tr
         weights_hash=sha256_file(checkpoint / "weights.safetensors"),
         model_name=name,
         which=which,
+        trained_on=trained_on,
     )
 
 
@@ -117,6 +123,11 @@ def _count(described: dict[str, Any], key: str, expected: int, where: str) -> in
         what = f"model.{key} = {value!r} disagrees with the rest of the file"
         raise InputError(what, where=where, allowed=[expected])
     return expected
+
+
+def _trained_on(effective: dict[str, Any]) -> str:
+    train = effective.get("train")
+    return str(train.get("train_on", "train")) if isinstance(train, dict) else "train"
 
 
 def _smoothing(effective: dict[str, Any]) -> float:

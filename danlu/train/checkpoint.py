@@ -53,10 +53,11 @@ class Checkpoints:
     Args:
         folder: ``RUN/checkpoints``.
         keep: how many of the last stay, beside the best one each of them knows.
+        selects: whether an epoch is selected by validation; where none is, the last one is what is delivered as best.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
-        self.folder, self.keep = folder, keep
+    def __init__(self, folder: Path, keep: int, *, selects: bool = True) -> None:
+        self.folder, self.keep, self.selects = folder, keep, selects
 
     def names(self) -> list[str]:
         """Return the names of all checkpoints, oldest first."""
@@ -93,11 +94,11 @@ class Checkpoints:
         with files.whole_folder(self.folder / name) as temporary:
             for file, data in contents.items():
                 (temporary / file).write_bytes(data)
-        best = checkpoint_name(state.best.step) if state.best else None
-        self._point(last=name, best=best)
+        self._point(name, state)
         self._prune()
 
-    def _point(self, last: str, best: str | None) -> None:
+    def _point(self, last: str, state: State) -> None:
+        best = checkpoint_name(state.best.step) if state.best else None if self.selects else last
         files.write_json(self.folder / "pointers.json", {"schema": SCHEMA, "best": best, "last": last})
 
     def _prune(self) -> None:
@@ -210,8 +211,7 @@ class Checkpoints:
         for name in self.names():
             if _step_of(name) > checkpoint.state.step:
                 self.drop(name)
-        best = checkpoint.state.best
-        self._point(last=checkpoint.name, best=checkpoint_name(best.step) if best else None)
+        self._point(checkpoint.name, checkpoint.state)
 
 
 def _step_of(name: str) -> int:

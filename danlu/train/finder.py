@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ import numpy as np
 from danlu.core import seeds
 from danlu.core.log import progress
 from danlu.data.load import Data
+from danlu.models import MODELS
+from danlu.models.hub import find_weights
 from danlu.train.batches import make_batch
-from danlu.train.start import choose, fresh, settled
+from danlu.train.start import check_start, choose, fresh, settled, take_over
 
 __all__ = ["find_rate", "suggest"]
 
@@ -30,8 +33,11 @@ def find_rate(
     seed: int = 0,
     device: str = "auto",
     threads: int | None = None,
+    weights: Path | None = None,
 ) -> dict[str, Any]:
-    """Train a fresh network for at most 120 steps under a rate that grows from 1e-6 to 10; nothing is written.
+    """Train a network for at most 120 steps under a rate that grows from 1e-6 to 10; nothing is written.
+
+    It is fresh, or begins from ``weights``, with the stages frozen that are frozen in the first epoch.
 
     Returns:
         ``rates`` and smoothed ``losses``, one a step, and ``suggested``: a tenth of the rate of the least loss, as is
@@ -41,13 +47,18 @@ def find_rate(
         InputError: what training would refuse.
     """
     plan, _ = choose(data, model=model, recipe=recipe, overrides=dict(overrides or {}), seed=seed, device=device)
+    check_start(plan.config, weights)
     plan = plan.with_threads(threads or plan.threads)
     rates: list[float] = []
     losses: list[float] = []
     mean = 0.0
     with settled(plan), progress("find rate", STEPS, "steps") as bar:
         training = fresh(plan, data)
+        if weights is not None:
+            take_over(training, plan, find_weights(weights, MODELS.get(plan.model)))
         training.model.train()
+        if training.transfer is not None:
+            training.transfer.begin(0)
         size = training.samples_a_step
         order = seeds.permutation(len(training.train), "train/order", seed, 0)
         for step in range(STEPS):

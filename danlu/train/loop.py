@@ -31,7 +31,7 @@ from danlu.train.distributed import ALONE, World, local
 from danlu.train.ema import MovingAverage
 from danlu.train.gradients import constrain, prepare
 from danlu.train.lookahead import Lookahead
-from danlu.train.memory import peak_bytes
+from danlu.train.memory import Statistics, peak_bytes
 from danlu.train.optimizers import Optimizer
 from danlu.train.parallel import Learner, buffers, full
 from danlu.train.precision import LossScaler, autocast
@@ -87,6 +87,7 @@ class Training:
         last_indices: the samples of the last step's batch.
         world: the processes that train together.
         learner: the network as several of them train it.
+        statistics: of the batch norms as the running step found them.
     """
 
     run: RunFolder
@@ -111,6 +112,7 @@ class Training:
     last_indices: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     world: World = ALONE
     learner: Learner | None = None
+    statistics: Statistics | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -142,7 +144,7 @@ class Training:
 
             while self.state.epoch < self.config.epochs and not self.is_out_of_patience():
                 self._train_epoch(stop, advance)
-                validation = self._validate(stop)
+                validation = self._validate(stop) if self.selects else {}
                 self._finish_epoch(validation, advance)
                 # Also after the last epoch: what follows training must not begin when a stop was asked for.
                 self._stop_if_asked(stop)
@@ -151,10 +153,15 @@ class Training:
                 if self.is_out_of_patience():
                     logger.info("no better epoch in %s: stopped early", self.config.patience)
                     break
-            if self.state.best is None:
+            if self.state.best is None and self.selects:
                 # The best checkpoint was lost to damage after the last epoch: the last weights take its place.
                 self._compare(self._validate(stop), self.state.epoch - 1)
                 self.save()
+
+    @property
+    def selects(self) -> bool:
+        """Whether validation selects the weights to be delivered; where it is trained on, the last ones are."""
+        return self.config.train_on == "train"
 
     def is_out_of_patience(self) -> bool:
         """Return whether ``patience`` epochs in a row were no better than the best before them."""
@@ -178,6 +185,8 @@ class Training:
             lr = learning_rate(
                 state.step, self.total_steps, self.config.optimizer.lr, self.config.schedule, self.config.epochs
             )
+            if self.transfer is not None:
+                self.transfer.follow(self, state.step, lr)
             batch = make_batch(self, indices, pictures, state.epoch)
             waited += time.monotonic() - ready
             losses = self.do_step(batch, lr, state.step)
@@ -253,7 +262,9 @@ class Training:
     def _finish_epoch(self, validation: dict[str, float], advance: Advance) -> None:
         """Compare with the best epoch, log, move on to the next epoch and save."""
         state, metric = self.state, self.task.best[0]
-        best = self._compare(validation, state.epoch)
+        figures = validation if self.selects else Tally(state.sums).means()
+        if self.selects:
+            self._compare(validation, state.epoch)
         pictures = self.steps_per_epoch * self.config.batch_size
         self.log(
             kind="epoch",
@@ -269,23 +280,23 @@ class Training:
             data_share=self.data_share,
             memory=peak_bytes(self.device),
         )
-        logger.debug("epoch %d: %s %.4f, best %.4f", state.epoch + 1, metric, validation[metric], abs(best.value))
+        text = f"epoch {state.epoch + 1}, {'validation' if self.selects else 'training'} {metric} {figures[metric]:.4f}"
+        logger.debug(text)
         state.total_seconds += state.epoch_seconds
         state.total_train_seconds += state.train_seconds
         self.trackers.tell("watch", self.model.network, state.step)
         state.epoch += 1
         state.position, state.sums, state.train_seconds, state.epoch_seconds = 0, {}, 0.0, 0.0
-        advance(state.step, f"epoch {state.epoch}, validation {metric} {validation[metric]:.4f}")
+        advance(state.step, text)
         self.save()
 
-    def _compare(self, validation: dict[str, float], epoch: int) -> Best:
-        """Return the best epoch so far, this one taken into account; of equal ones the earlier stays."""
+    def _compare(self, validation: dict[str, float], epoch: int) -> None:
+        """Take an epoch for the best so far where it is; of equal ones the earlier stays."""
         state, (metric, direction) = self.state, self.task.best
         value = validation[metric] if direction == "max" else -validation[metric]
         best = Best(epoch=epoch, step=state.step, metric=metric, value=value, loss=validation["loss"])
         if state.best is None or (best.value, -best.loss) > (state.best.value, -state.best.loss):
             state.best = best
-        return state.best
 
     def _stop_if_asked(self, stop: StopRequest) -> None:
         number = self.world.stop_number(stop)

@@ -18,6 +18,7 @@ import torch
 
 from danlu.core.environment import usable_cores
 from danlu.core.errors import InputError
+from danlu.tasks.preprocess import PictureModel
 from danlu.train.batches import make_batch
 from danlu.train.convolution import choose_kernels
 from danlu.train.distributed import ALONE
@@ -26,8 +27,9 @@ from danlu.train.loop import Training
 from danlu.train.memory import free_bytes, kept_bytes, parts_for
 from danlu.train.optimizers import make_optimizer
 from danlu.train.precision import autocast
-from danlu.train.scale import typical_scale
+from danlu.train.scale import largest_scale, typical_scale
 from danlu.train.state import State
+from danlu.train.transfer import Transfer
 
 __all__ = [
     "check_threads",
@@ -66,7 +68,7 @@ def check_threads(threads: int | None) -> None:
 def step_probe(training: Training, *, compiled: bool = False) -> Callable[[], None]:
     """Return a function that does one training step on a copy of the network; ``training`` stays as it is."""
     probe = copy.copy(training)
-    probe.model = copy.deepcopy(training.model)
+    probe.model, probe.transfer = _copy(training)
     if compiled:
         probe.model.network.compile()
     probe.average = probe.scaler = None
@@ -74,7 +76,6 @@ def step_probe(training: Training, *, compiled: bool = False) -> Callable[[], No
     probe.state = State()
     (phase,) = probe.task.phases(probe.model)
     probe.optimizer = make_optimizer(probe.model.network, phase.parameters, training.config.optimizer)
-    probe.model.train()
     probe.config = typical_scale(training.config)
     indices = np.arange(training.samples_a_step // training.world.size, dtype=np.int64)
     pictures = training.train.loader.pictures(indices)
@@ -86,6 +87,16 @@ def step_probe(training: Training, *, compiled: bool = False) -> Callable[[], No
         float(losses["loss"].detach())  # wait for the device
 
     return step
+
+
+def _copy(training: Training) -> tuple[PictureModel, Transfer | None]:
+    """Return a copy of the network in train mode, frozen as in the epoch that costs the most, and its transfer."""
+    model = copy.deepcopy(training.model).train()
+    if training.transfer is None:
+        return model, None
+    transfer = training.transfer.of(model.network)
+    transfer.begin(min(range(training.config.epochs), key=lambda epoch: len(transfer.frozen_stages(epoch))))
+    return model, transfer
 
 
 def time_steps(step: Callable[[], None], candidates: Sequence[int]) -> dict[int, float]:
@@ -136,11 +147,12 @@ def choose_parts(training: Training) -> tuple[int, str]:
     few = min(4, training.samples_a_step)
     indices = np.arange(few, dtype=np.int64)
     batch = make_batch(training, indices, training.train.loader.pictures(indices), 0)
-    model = copy.deepcopy(training.model).train()
+    model, _ = _copy(training)
+    seen = largest_scale(model, training.config)
 
     def forward() -> object:
         with autocast(training.device, training.precision):
-            return training.task.loss(model, batch, None)
+            return training.task.loss(seen, batch, None)
 
     picture = kept_bytes(forward) // len(batch)
     parts = parts_for(picture, size // training.world.size, free)
@@ -154,7 +166,7 @@ def measure_kernels(training: Training) -> tuple[dict[str, str], list[str]]:
         return {}, []
     indices = np.arange(max(1, training.samples_a_step // training.parts), dtype=np.int64)
     batch = make_batch(training, indices, training.train.loader.pictures(indices), 0)
-    model = copy.deepcopy(training.model).train()
+    model, _ = _copy(training)
 
     def forward() -> None:
         with torch.no_grad(), autocast(training.device, training.precision):
@@ -194,7 +206,8 @@ def fit_epochs(training: Training, step_seconds: float) -> tuple[int, str]:
     """Return how many epochs fit ``training.config.budget`` seconds at ``step_seconds`` a step, and why so many."""
     config, steps = training.config, training.steps_per_epoch
     assert config.budget is not None
-    validation = len(training.validation) / config.batch_size * _VALIDATION_SHARE
+    judged = len(training.validation) if training.selects else 0
+    validation = judged / config.batch_size * _VALIDATION_SHARE
     epoch = max(step_seconds, 1e-9) * (steps + validation)
     fitting = math.floor(config.budget / epoch)
     epochs = max(1, min(fitting, _MOST_TIMES * config.epochs))

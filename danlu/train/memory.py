@@ -14,7 +14,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["blocks", "free_bytes", "is_out_of_memory", "kept_bytes", "parts_for", "peak_bytes", "recompute"]
+__all__ = [
+    "Statistics",
+    "blocks",
+    "free_bytes",
+    "is_out_of_memory",
+    "kept_bytes",
+    "parts_for",
+    "peak_bytes",
+    "recompute",
+]
 
 # Of the memory that is free: gradients, momentum and what other programs take in the meantime need the rest.
 _SHARE = 0.7
@@ -83,6 +92,35 @@ def parts_for(picture: int, pictures: int, free: int) -> int:
     while parts < pictures and picture * -(-pictures // parts) > _SHARE * free:
         parts *= 2
     return min(parts, pictures)
+
+
+class Statistics:
+    """The running statistics of a network's batch norms, to be put back when an attempt at a step fails half-way.
+
+    Args:
+        network: whose; it is not copied.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self._parts: dict[torch.dtype, list[Tensor]] = {}
+        for norm in (module for module in network.modules() if isinstance(module, _BatchNorm)):
+            for value in norm.buffers(recurse=False):
+                # Views of the network's own memory; a count has no dimension and gets one here.
+                self._parts.setdefault(value.dtype, []).append(value.view(-1))
+        self._kept: dict[torch.dtype, Tensor] = {}
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Note the statistics: in one copy for all of them, as this is done in every step."""
+        self._kept = {kind: torch.cat(parts) for kind, parts in self._parts.items()}
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Set the statistics to what they were at the last :meth:`keep`, bit for bit."""
+        for kind, parts in self._parts.items():
+            for part, value in zip(parts, self._kept[kind].split([len(part) for part in parts]), strict=True):
+                part.copy_(value)
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:

@@ -149,14 +149,16 @@ class LambSettings(AdamSettings):
 class MuonSettings(CommonSettings):
     """Momentum made orthogonal, for matrices and convolution kernels (Jordan et al. 2024).
 
-    What is no matrix (biases, norms), the first convolution and the last layer are moved by SGD with ``rest_lr`` and
-    the same momentum.
+    What is no matrix (biases, norms), the first convolution and the last layer are moved by SGD with ``rest_lr``.
 
     Attributes:
         momentum: share of the last update that is kept.
         iterations: Newton-Schulz iterations.
         rest_lr: learning rate of the rest, relative to ``lr``.
         head_lr: learning rate of the last layer, relative to ``lr``; None: that of the rest.
+        rest_momentum: momentum of the rest; None: the same.
+        rest_decay: share of the rest's weights, biases and norms too, that a step at the peak rate takes away, through
+            the momentum (coupled), whatever the rates; None: ``weight_decay``, as for everything else.
         normalize: before each update a kernel is scaled to a norm of √(its outputs), so that only its direction is
             learned (the airbench script of Jordan 2024).
     """
@@ -168,6 +170,8 @@ class MuonSettings(CommonSettings):
     iterations: Annotated[int, Field(ge=1, le=20)] = 5
     rest_lr: Rate = 1.0
     head_lr: Rate | None = None
+    rest_momentum: Share | None = None
+    rest_decay: Share | None = None
     normalize: bool = False
 
 

@@ -326,16 +326,11 @@ class Muon(Optimizer[MuonSettings]):
         """Move the parameters called ``names``."""
         large = [name for name, parameter in self.parameters.items() if parameter.dim() > 1]
         ends = {*large[:1], *large[-1:]} if self.has_first else set(large[-1:])
-        momentum = self.settings.momentum
         for name, parameter, gradient in zip(names, *self.tensors(names), strict=True):
-            velocity = self.slots["momentum"][name]
-            velocity.mul_(momentum).add_(gradient)
-            update = gradient.add(velocity, alpha=momentum)
             if parameter.dim() < 2 or name in ends:
-                is_head = bool(large) and name == large[-1] and self.settings.head_lr is not None
-                rate = lr * (self.settings.head_lr if is_head else self.settings.rest_lr)  # type: ignore[operator]
-                parameter.mul_(1 - rate * decay).sub_(rate * update)
+                self._move_rest(name, parameter, gradient, lr, decay, head=bool(large) and name == large[-1])
                 continue
+            update = self._along_momentum(name, gradient, self.settings.momentum)
             if self.settings.normalize:
                 parameter.mul_(math.sqrt(len(parameter)) / parameter.norm().clamp(min=1e-12))
             rows = parameter.flatten(1)
@@ -343,6 +338,22 @@ class Muon(Optimizer[MuonSettings]):
             scale = math.sqrt(max(1.0, rows.shape[0] / rows.shape[1]))
             direction = orthogonal(update.flatten(1), self.settings.iterations).view_as(parameter)
             parameter.mul_(1 - lr * decay).sub_(lr * scale * direction)
+
+    def _along_momentum(self, name: str, gradient: Tensor, momentum: float) -> Tensor:
+        velocity = self.slots["momentum"][name]
+        velocity.mul_(momentum).add_(gradient)
+        return gradient.add(velocity, alpha=momentum)
+
+    def _move_rest(
+        self, name: str, parameter: Tensor, gradient: Tensor, lr: float, decay: float, *, head: bool
+    ) -> None:
+        settings = self.settings
+        share = settings.head_lr if head and settings.head_lr is not None else settings.rest_lr
+        if settings.rest_decay is not None:
+            gradient, decay = gradient.add(parameter, alpha=settings.rest_decay / (settings.lr * share)), 0.0
+        momentum = settings.momentum if settings.rest_momentum is None else settings.rest_momentum
+        update = self._along_momentum(name, gradient, momentum)
+        parameter.mul_(1 - lr * share * decay).sub_(lr * share * update)
 
 
 def orthogonal(matrix: Tensor, iterations: int) -> Tensor:

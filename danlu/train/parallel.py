@@ -19,6 +19,7 @@ from danlu.tasks.classification import Batch, Classification
 from danlu.tasks.preprocess import PictureModel
 from danlu.train.distributed import World
 from danlu.train.lookahead import Lookahead
+from danlu.train.scale import AtScale
 from danlu.train.settings import TrainConfig
 
 if TYPE_CHECKING:
@@ -43,18 +44,21 @@ class TaskModule(nn.Module):
         super().__init__()
         self.task, self.model = task, model
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the figures of ``batch``; ``loss`` is differentiated."""
-        return self.task.loss(self.model, batch, None)
+    def forward(self, batch: Batch, scale: int | None = None) -> dict[str, Tensor]:
+        """Return the figures of ``batch``, its pictures resized to ``scale`` px; ``loss`` is differentiated."""
+        return self.task.loss(self.model if scale is None else AtScale(self.model, scale), batch, None)
 
 
-def check_parallel(config: TrainConfig, size: int, device: str) -> None:
-    """Refuse settings that several processes cannot train with.
+def check_parallel(config: TrainConfig, size: int, device: str, *, begins: bool = False) -> None:
+    """Refuse settings that so many processes cannot train with; what only lacks an effect, where a run begins.
 
     Raises:
         InputError: a batch that does not divide, or what a sharded network or this device cannot do.
     """
     if size == 1:
+        if config.sync_batch_norm and begins:
+            what = "sync_batch_norm: there is one process, whose batch norm sees every picture of its batch already"
+            raise InputError(what, where="settings", mend="leave it out, or start several by torchrun")
         return
     each = size * config.repeats
     if config.batch_size % each:
@@ -63,10 +67,6 @@ def check_parallel(config: TrainConfig, size: int, device: str) -> None:
             f"batch_size = {config.batch_size} does not divide among {size} ranks",
             where="torchrun",
             mend=f"give --set batch_size={lower or upper} or {upper}: it is the batch of all ranks together",
-        )
-    if config.multi_scale:
-        raise InputError(
-            "multi_scale is for one process", where="torchrun", mend="leave it out, or train without torchrun"
         )
     if config.accumulate != "auto" and config.accumulate > config.batch_size // size:
         what = f"accumulate = {config.accumulate} is more parts than the {config.batch_size // size} pictures of a rank"
@@ -132,9 +132,14 @@ class Learner:
         fully_shard(self.module, mesh=mesh)
         self.module.to(self.device)  # buffers; the shards are there already
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the figures of this rank's part of a batch; a backward pass of ``loss`` averages the gradients."""
-        figures: dict[str, Tensor] = self.wrapped(batch)
+    def loss(self, batch: Batch, scale: int | None = None) -> dict[str, Tensor]:
+        """Return the figures of this rank's part of a batch; a backward pass of ``loss`` averages the gradients.
+
+        Args:
+            batch: the part.
+            scale: height and width its pictures are resized to, the same on all ranks; None: they are not.
+        """
+        figures: dict[str, Tensor] = self.wrapped(batch, scale)
         return figures
 
     def judge(self, batch: Batch) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from danlu.core.records import RunFolder
 from danlu.core.settings import make_settings
 from danlu.data.load import Data
 from danlu.data.loader import Loader
+from danlu.data.sample import joined
 from danlu.models import create_model
 from danlu.models.base import VisionModel
 from danlu.tasks.classification import Classification
@@ -165,7 +166,9 @@ class Plan:
         if self.config.compile is True:
             network.compile()
         model = PictureModel(Preprocess(self.preprocess), network).to(device)
-        weights = class_weights(self.config.loss, torch.from_numpy(data.train.labels), len(data.classes))
+        selects = self.config.train_on == "train"
+        train = data.train if selects else joined(data.train, data.validation)
+        weights = class_weights(self.config.loss, torch.from_numpy(train.labels), len(data.classes))
         task = Classification(data.classes, self.config.label_smoothing, self.config.loss, weights)
         (phase,) = task.phases(model)
         size, channels = self.preprocess.picture_size, self.preprocess.channels
@@ -186,9 +189,9 @@ class Plan:
             device=device,
             precision=self.precision,
             chain=make_chain(self.config.augment),
-            train=Split(data.train, Loader(data.train, size, channels, threads=decoders)),
+            train=Split(train, Loader(train, size, channels, threads=decoders)),
             validation=Split(data.validation, Loader(data.validation, size, channels, threads=decoders)),
-            checkpoints=Checkpoints(run.checkpoints, self.config.keep),
+            checkpoints=Checkpoints(run.checkpoints, self.config.keep, selects=selects),
             average=None if self.config.ema is None else MovingAverage(network, self.config.ema),
             transfer=transfer,
             scaler=LossScaler() if self.precision == "fp16" else None,

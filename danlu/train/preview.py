@@ -31,8 +31,7 @@ def preview(
     """
     plan, why = choose(data, model=model, recipe=recipe, overrides=dict(overrides or {}), seed=seed, device=device)
     with settled(plan):
-        fresh(plan, data)  # what fits this data and network only when it is built is found here
-    config = plan.config
-    steps = len(data.train) // config.batch_size * config.epochs
+        training = fresh(plan, data)  # what fits this data and network only when it is built is found here
+    config, steps = plan.config, training.total_steps
     rates = [learning_rate(step, steps, config.optimizer.lr, config.schedule, config.epochs) for step in range(steps)]
     return {"effective": plan.to_json(), "why": why, "steps": steps, "learning_rates": rates}

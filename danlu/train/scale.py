@@ -14,7 +14,7 @@ from danlu.models import MODELS, create_model
 from danlu.tasks.preprocess import PictureModel
 from danlu.train.settings import TrainConfig
 
-__all__ = ["AtScale", "at_scale", "check_scales", "typical_scale"]
+__all__ = ["AtScale", "at_scale", "check_scales", "largest_scale", "scale_of", "typical_scale"]
 
 
 class AtScale(nn.Module):
@@ -43,6 +43,16 @@ def at_scale(model: PictureModel, config: TrainConfig, seed: int, step: int) -> 
     if not sizes:
         return model
     return AtScale(model, sizes[int(seeds.integers(len(sizes), "train/scale", seed, step).item())])
+
+
+def scale_of(model: PictureModel | AtScale) -> int | None:
+    """Return the size that a model sees its pictures in, None: their own."""
+    return model.size if isinstance(model, AtScale) else None
+
+
+def largest_scale(model: PictureModel, config: TrainConfig) -> PictureModel | AtScale:
+    """Return ``model`` as the step that takes the most memory sees it."""
+    return AtScale(model, max(config.multi_scale)) if config.multi_scale else model
 
 
 def check_scales(config: TrainConfig, model: str, channels: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from danlu.core.settings import Settings
 from danlu.tasks.loss_settings import LossSettings
@@ -31,6 +31,12 @@ class InitialiseSettings(Settings):
     std: float = Field(default=0.01, gt=0.0)
     zero_last_norm: bool = False
 
+    @model_validator(mode="after")
+    def _agree(self) -> InitialiseSettings:
+        if self.std != type(self).model_fields["std"].default and self.name != "normal":
+            raise ValueError(f"init.std = {self.std}: init.name = {self.name} has no deviation to set, only normal has")
+        return self
+
 
 class TransferSettings(Settings):
     """What learns, and how fast, when training starts from given weights.
@@ -38,6 +44,8 @@ class TransferSettings(Settings):
     Attributes:
         freeze: the first so many stages keep their weights and statistics; ``body``: all do, only the head learns.
         unfreeze_every: after every so many epochs one more stage learns, the last one first; None: none does.
+        stop_first: the first stage learns in so many epochs only, under the schedule of a training that ends with them
+            (Jordan 2024, for the biases of a whitening that is fixed otherwise); None: as long as the others.
         lr_decay: each stage learns at this share of the rate of the one above it.
         freeze_norms: every batch norm keeps its running statistics.
         partial: weights are taken over where they fit, whatever does not.
@@ -45,6 +53,7 @@ class TransferSettings(Settings):
 
     freeze: int | Literal["body"] = 0
     unfreeze_every: int | None = Field(default=None, ge=1)
+    stop_first: int | None = Field(default=None, ge=1)
     lr_decay: float = Field(default=1.0, gt=0.0, le=1.0)
     freeze_norms: bool = False
     partial: bool = False
@@ -55,6 +64,8 @@ class TransferSettings(Settings):
             raise ValueError(f"freeze = {self.freeze}: must be 0, a number of stages, or 'body'")
         if self.unfreeze_every is not None and self.freeze == 0:
             raise ValueError("unfreeze_every has nothing to unfreeze: give freeze too")
+        if self.stop_first is not None and self.freeze != 0:
+            raise ValueError(f"stop_first has nothing to stop: freeze = {self.freeze} keeps the first stage from the start")
         return self
 
 
@@ -63,6 +74,8 @@ class TrainConfig(Settings):
 
     Attributes:
         epochs: passes over the training split; of each, what does not fill a last batch is left for another epoch.
+        train_on: ``train+validation`` trains on the validation pictures too, once all settings are chosen: nothing is
+            selected then, the last weights are kept, and no figure of validation is taken.
         batch_size: pictures a step, of all ranks together.
         optimizer: one of :mod:`danlu.train.optimizer_settings`; changing its name starts from that one's defaults.
         schedule: one of :mod:`danlu.train.schedule`; likewise.
@@ -110,6 +123,7 @@ class TrainConfig(Settings):
     """
 
     epochs: int = Field(default=20, ge=1, le=100_000)
+    train_on: Literal["train", "train+validation"] = "train"
     batch_size: int = Field(default=128, ge=1, le=1_000_000)
     optimizer: OptimizerSettings = SgdSettings()
     schedule: ScheduleSettings = CosineSettings()
@@ -142,6 +156,13 @@ class TrainConfig(Settings):
     sync_batch_norm: bool = False
     rank_timeout: float = Field(default=300.0, ge=1.0, le=86_400.0)
 
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        """Take the name of an augmentation for one with its default settings."""
+        many = value if isinstance(value, list | tuple) else [value]
+        return tuple({"name": one} if isinstance(one, str) else one for one in many)
+
     @model_validator(mode="after")
     def _agree(self) -> TrainConfig:
         if self.accumulate != "auto" and self.accumulate > self.batch_size:
@@ -152,6 +173,10 @@ class TrainConfig(Settings):
             raise ValueError(f"repeats = {self.repeats} does not divide the {self.batch_size} pictures of a batch")
         if any(not 8 <= size <= 4096 for size in self.multi_scale):
             raise ValueError(f"multi_scale = {list(self.multi_scale)}: each size is 8 … 4096")
+        if self.train_on != "train" and self.patience is not None:
+            raise ValueError(f"patience = {self.patience} stops by validation, which train_on = {self.train_on} lacks")
+        if len(set(self.trackers)) < len(self.trackers):
+            raise ValueError(f"trackers = {list(self.trackers)}: one is named twice")
         if self.clip is None and self.clip_by != "norm":
             raise ValueError(f"clip_by = {self.clip_by} clips nothing without clip")
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,6 @@ from danlu.data.load import Data
 from danlu.models import MODELS
 from danlu.models.base import VisionModel
 from danlu.models.hub import find_weights
-from danlu.models.vision.airbench import Airbench
 from danlu.train.choose import choose_config, choose_model, choose_pictures, choose_recipe
 from danlu.train.distributed import ALONE, World, joined
 from danlu.train.initialise import initialise
@@ -45,12 +45,23 @@ from danlu.train.pictures import first_batch, show_batch, write_augmented
 from danlu.train.plan import Plan, data_section
 from danlu.train.precision import choose_device, choose_precision, matrix_products
 from danlu.train.scale import check_scales
-from danlu.train.settings import InitialiseSettings, TransferSettings
+from danlu.train.settings import InitialiseSettings, TrainConfig
 from danlu.train.transfer import HEAD, load_fitting, stage_parameters
 
-__all__ = ["choose", "environment_record", "finish", "fresh", "measure", "settled", "start"]
+__all__ = [
+    "check_start",
+    "choose",
+    "environment_record",
+    "finish",
+    "fresh",
+    "measure",
+    "settled",
+    "start",
+    "take_over",
+]
 
-# As many pictures as the script of airbench takes for its fixed filters.
+# For networks with filters that are fixed by the pictures before the first step, the method ``whiten``; as many as the
+# script of airbench takes.
 _WHITENED = 5000
 
 
@@ -71,8 +82,7 @@ def start(
     """Choose, check, write down, train; see :func:`danlu.train.train`."""
     check_threads(threads)
     plan, why = choose(data, model=model, recipe=recipe, overrides=overrides, seed=seed, device=device)
-    if weights is None:
-        _check_scratch(plan.config.transfer)
+    check_start(plan.config, weights)
     asked = {"model": model, "recipe": recipe, "set": overrides, "seed": seed, "device": device, "threads": threads}
     with joined(plan.device, plan.config.rank_timeout) as world:
         plan = _agree(plan, data, world)
@@ -82,7 +92,7 @@ def start(
             taken: dict[str, str] | None = None
             if weights is not None:
                 file = find_weights(weights, MODELS.get(plan.model))
-                why["weights"] = _take_over(training, plan, file)
+                why |= take_over(training, plan, file)
                 taken = {"file": str(weights), "sha256": files.sha256_file(file)}
             run = RunFolder(Path(world.lead(lambda: _new_folder(out, data, plan, training))))
             with run.locked() if world.first else contextlib.nullcontext():
@@ -98,16 +108,21 @@ def start(
     return run
 
 
-def _check_scratch(transfer: TransferSettings) -> None:
-    """Refuse what has no sense for a network without weights of its own.
+def check_start(config: TrainConfig, weights: Path | None) -> None:
+    """Refuse what has no sense for a network without weights of its own, or for one with them.
 
     Raises:
-        InputError: a frozen body or weights in part are asked for, but none are given.
+        InputError: a frozen body or weights in part are asked for, but none are given; or they are, and an initialiser
+            that looks at what the fresh ones do.
     """
-    if transfer.freeze == "body" or transfer.partial:
+    transfer = config.transfer
+    if weights is None and (transfer.freeze == "body" or transfer.partial):
         key = "transfer.freeze = body" if transfer.freeze == "body" else "transfer.partial"
         what = f"{key} is for given weights; a fresh network has none worth keeping"
         raise InputError(what, where="--set", mend="give --weights FILE")
+    if weights is not None and config.init.name == "lsuv":
+        what = "init.name = lsuv scales layers by what the fresh ones give, which --weights takes the place of"
+        raise InputError(what, where="settings", mend="give another init.name, or no --weights")
 
 
 def _begin(
@@ -142,7 +157,7 @@ def _agree(plan: Plan, data: Data, world: World) -> Plan:
     Raises:
         InputError: they do not, or cannot.
     """
-    check_parallel(plan.config, world.size, plan.device)
+    check_parallel(plan.config, world.size, plan.device, begins=True)
     if not world.same(f"{data.hash} {data.seed}"):
         what = f"the ranks do not read the same data; rank {world.rank} reads {data.source}, hash {data.hash[:12]}…"
         raise InputError(what, where="torchrun", mend="give all machines the same copy")
@@ -160,38 +175,50 @@ def _new_folder(out: Path | None, data: Data, plan: Plan, training: Training) ->
 def fresh(plan: Plan, data: Data, world: World = ALONE) -> Training:
     """Return a training at its first step that belongs to no folder, its weights set as network and recipe ask."""
     training = plan.build(data, RunFolder(Path()), world)
-    if isinstance(training.model.network, Airbench):
-        training.model.network.whiten(_first_pictures(training, _WHITENED))
+    whiten = getattr(training.model.network, "whiten", None)
+    if whiten is not None:
+        whiten(_drawn_pictures(training, _WHITENED))
         training.follow_weights()
     if plan.config.init != InitialiseSettings():
-        pictures = functools.partial(_first_pictures, training)
-        initialise(training.model.network, plan.config.init, pictures)
+        initialise(training.model.network, plan.config.init, lambda: _first_pictures(training))
         training.follow_weights()
     return training
 
 
-def _first_pictures(training: Training, most: int | None = None) -> Tensor:
-    """Return the first batch, or ``most`` pictures drawn from all, not augmented, as the network takes them."""
-    if most is None:
-        pictures = first_batch(training).pictures
-    else:
-        count = min(most, len(training.train))
-        # Drawn, since folders come class by class.
-        drawn = np.sort(seeds.permutation(len(training.train), "train/whiten", training.seed)[:count])
-        pictures = torch.from_numpy(training.train.loader.pictures(drawn)).to(training.device)
+def _first_pictures(training: Training) -> Tensor:
+    """Return the first batch, augmented, as the network takes it."""
+    found: Tensor = training.model.preprocess(first_batch(training).pictures)
+    return found
+
+
+def _drawn_pictures(training: Training, most: int) -> Tensor:
+    """Return at most so many pictures, drawn since folders come class by class, not augmented, as the network takes."""
+    drawn = np.sort(seeds.permutation(len(training.train), "train/whiten", training.seed)[:most])
+    pictures = torch.from_numpy(training.train.loader.pictures(drawn)).to(training.device)
     found: Tensor = training.model.preprocess(pictures)
     return found
 
 
-def _take_over(training: Training, plan: Plan, file: Path) -> str:
-    """Load what fits of a file of weights and say what did."""
+def take_over(training: Training, plan: Plan, file: Path) -> dict[str, str]:
+    """Load what fits of a file of weights; say what did, and what was left for ``init``.
+
+    Raises:
+        InputError: the file does not fit, or sets everything that ``init`` was to set.
+    """
     network = training.model.network
     assert isinstance(network, VisionModel)
     picture = (plan.preprocess.channels, *plan.preprocess.input_size)
     head = stage_parameters(network, picture)[HEAD]
     loaded = load_fitting(network, file, head, partial=plan.config.transfer.partial)
     training.follow_weights()
-    return loaded.text()
+    why = {"weights": loaded.text()}
+    if plan.config.init != InitialiseSettings():
+        fresh = [*loaded.missing, *loaded.reshaped]
+        if not fresh:
+            what = f"init.name = {plan.config.init.name}: --weights sets every tensor, so that init would set none"
+            raise InputError(what, where="settings", mend="leave the settings of init out, or --weights")
+        why["init"] = f"only for the {len(fresh)} tensors that --weights does not set: {', '.join(fresh[:5])}"
+    return why
 
 
 def choose(
@@ -203,8 +230,9 @@ def choose(
     recipe_name, why["recipe"] = choose_recipe(recipe, data.name, name)
     config = choose_config(recipe_name, len(data.train), overrides)
     make_chain(config.augment).check_one_label()
-    _check_data(data, config.batch_size)
+    _check_data(data, config)
     preprocess, why["picture_size"] = choose_pictures(config, data, name)
+    make_chain(config.augment).check_pictures(*preprocess.picture_size, preprocess.channels)
     check_scales(config, name, preprocess.channels)
     chosen = choose_device(device)
     precision, why["precision"] = choose_precision(config.precision, chosen)
@@ -222,7 +250,7 @@ def choose(
     return plan, why
 
 
-def _check_data(data: Data, batch_size: int) -> None:
+def _check_data(data: Data, config: TrainConfig) -> None:
     if len(data.classes) < 2:
         raise InputError(
             f"one class only ({', '.join(data.classes)}), a classifier needs two",
@@ -232,7 +260,11 @@ def _check_data(data: Data, batch_size: int) -> None:
     for name in ("train", "validation"):
         if not len(data.split(name)):
             raise InputError(f"the {name} split is empty", where=data.source, mend="add pictures")
-    data.check_batch(batch_size, "batch_size")
+    data.check_batch(config.batch_size, "batch_size")
+    steps = (len(data.train) + len(data.validation)) // config.batch_size * config.epochs
+    if config.lookahead is not None and config.lookahead > steps and config.budget is None:
+        what = f"lookahead = {config.lookahead} never comes in the {steps} steps of this training"
+        raise InputError(what, where="settings", mend="give a smaller one, or leave it out")
 
 
 @contextlib.contextmanager
@@ -298,7 +330,8 @@ def _write_down(
     run.update_record(data=data.to_record(), environment=environment_record(plan))
     write_augmented(training, run.pictures / "augmented.png")
     # Last, because it makes the folder a run: one that has a config has a checkpoint too.
-    document = {"schema": SCHEMA, "requested": requested, "effective": effective, "why": why}
+    # Random, not drawn from the seed: what tells this run from all others, on whatever machine they have its name.
+    document = {"schema": SCHEMA, "id": uuid.uuid4().hex, "requested": requested, "effective": effective, "why": why}
     files.write_json(run.config_path, document)
 
 
@@ -320,9 +353,9 @@ def finish(training: Training) -> None:
     """Write the ``train`` section of the record: a run that has it is finished."""
     state = training.state
     best = state.best
-    assert best is not None
+    assert best is not None or not training.selects
     pictures = state.step * training.config.batch_size
-    value = best.value if training.task.best[1] == "max" else -best.value
+    value = None if best is None else best.value if training.task.best[1] == "max" else -best.value
     training.trackers.tell("end")
     training.run.update_record(
         train={
@@ -330,17 +363,14 @@ def finish(training: Training) -> None:
             "steps": state.step,
             "seconds": state.total_seconds,
             "pictures_per_second": pictures / max(state.total_train_seconds, 1e-9),
-            "best_epoch": best.epoch,
-            "best": {best.metric: value, "loss": best.loss},
+            "trained_on": training.config.train_on,
+            "best_epoch": None if best is None else best.epoch,
+            "best": None if best is None else {best.metric: value, "loss": best.loss},
             "resumed": state.resumed,
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
     )
-    logger.info(
-        "trained %d epochs in %.1f s; best %s %.4f after epoch %d",
-        state.epoch,
-        state.total_seconds,
-        best.metric,
-        value,
-        best.epoch + 1,
-    )
+    judged = "on training and validation, so the last weights are taken and no figure of validation stands"
+    if best is not None:
+        judged = f"best {best.metric} {value:.4f} after epoch {best.epoch + 1}"
+    logger.info("trained %d epochs in %.1f s; %s", state.epoch, state.total_seconds, judged)

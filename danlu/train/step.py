@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from danlu.core import seeds
+from danlu.core.errors import CheckFailed
 from danlu.core.log import logger
 from danlu.tasks.classification import Batch
 from danlu.train.distributed import ALONE, World
-from danlu.train.memory import is_out_of_memory
+from danlu.train.memory import Statistics, is_out_of_memory
 from danlu.train.precision import autocast
-from danlu.train.scale import at_scale
+from danlu.train.scale import at_scale, scale_of
 
 if TYPE_CHECKING:
     from danlu.train.loop import Training
@@ -92,15 +93,21 @@ def _seed(seed: int) -> None:
 def gradients(training: Training, batch: Batch, step: int) -> dict[str, Tensor]:
     """Back-propagate a batch of ``training``; return its figures, not yet waited for.
 
-    When memory runs out, begin again in twice as many parts and keep to them; not where several ranks train, of which
-    the others wait in the middle of the step.
+    When memory runs out, begin again in twice as many parts and keep to them, from the state before the attempt.
+
+    Raises:
+        CheckFailed: memory ran out where several ranks train: the others wait in the middle of the step.
     """
     model, learner, world = training.model, training.learner, training.world
     seen = at_scale(model, training.config, training.seed, step)
+    if training.statistics is None or training.statistics.network is not model.network:
+        training.statistics = Statistics(model.network)
+    if world.size == 1:
+        training.statistics.keep()
 
     def loss(part: Batch) -> dict[str, Tensor]:
         with autocast(training.device, training.precision):
-            return training.task.loss(seen, part, None) if learner is None else learner.loss(part)
+            return training.task.loss(seen, part, None) if learner is None else learner.loss(part, scale_of(seen))
 
     while True:
         parts = training.parts
@@ -108,9 +115,16 @@ def gradients(training: Training, batch: Batch, step: int) -> dict[str, Tensor]:
             scale = 1.0 if training.scaler is None else training.scaler.scale
             return add_gradients(loss, batch, parts, training.seed, step, scale, world, learner)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or parts >= len(batch) or world.size > 1:
+            if not is_out_of_memory(error) or parts >= len(batch):
                 raise
+            if world.size > 1:
+                raise CheckFailed(
+                    f"memory ran out on rank {world.rank} in step {step}; the step is not done again in smaller parts, "
+                    "because the other ranks wait in the middle of it\n  mend: train anew with --set "
+                    f"accumulate={2 * parts}, which keeps the batch, or a smaller batch_size"
+                ) from error
         training.optimizer.forget_gradients()
+        training.statistics.put_back()
         if training.device.type == "cuda":
             torch.cuda.empty_cache()
         training.state.parts = min(2 * parts, len(batch))

@@ -85,13 +85,13 @@ class WandB(Tracker):
     name = "wandb"
 
     def start(self, run: RunFolder, config: Mapping[str, Any], step: int) -> None:
-        """Begin or go on under the run's name."""
+        """Begin, or go on with what has this run's id."""
         import wandb
 
         self.session = wandb.init(
             project="danlu",
             name=run.path.name,
-            id=run.path.name,
+            id=_identity(run),
             dir=str(run.path),
             config=dict(config),
             resume="allow",
@@ -112,11 +112,16 @@ class MLflow(Tracker):
     name = "mlflow"
 
     def start(self, run: RunFolder, config: Mapping[str, Any], step: int) -> None:
-        """Begin a run and note the settings."""
+        """Begin a run and note the settings, or go on with the one that was marked with this run's id."""
         import mlflow
 
-        self.client = mlflow
-        mlflow.start_run(run_name=run.path.name)
+        self.client, identity = mlflow, _identity(run)
+        if step:
+            found = mlflow.search_runs(filter_string=f"tags.`danlu.id` = '{identity}'", output_format="list")
+            if found:
+                mlflow.start_run(run_id=found[0].info.run_id)
+                return
+        mlflow.start_run(run_name=run.path.name, tags={"danlu.id": identity})
         mlflow.log_params(dict(_flat(config)))
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
@@ -181,6 +186,11 @@ def make_trackers(names: tuple[str, ...]) -> Trackers:
         if importlib.util.find_spec(_PACKAGES[name]) is None:
             raise InputError(f"{name} is not installed", where="trackers", mend=f"pip install {_PACKAGES[name]}")
     return Trackers([_KINDS[name]() for name in names])
+
+
+def _identity(run: RunFolder) -> str:
+    """Return what tells a run from all others; of runs of earlier versions their folder's name, as it was then."""
+    return str(run.read_config().get("id", run.path.name))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

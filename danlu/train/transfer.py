@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -17,7 +18,11 @@ from danlu.core.errors import InputError
 from danlu.core.log import logger
 from danlu.models.base import VisionModel
 from danlu.models.weights import load_state, named_for
+from danlu.train.schedule import learning_rate
 from danlu.train.settings import TransferSettings
+
+if TYPE_CHECKING:
+    from danlu.train.loop import Training
 
 __all__ = ["HEAD", "Loaded", "Transfer", "load_fitting", "stage_parameters"]
 
@@ -126,7 +131,18 @@ class Transfer:
                 where="settings",
                 allowed=[f"0 … {count}", "body"],
             )
+        # What the network's own file keeps fixed stays so.
+        self.learns = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
         self.norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        if settings.freeze_norms and not self.norms:
+            raise InputError("transfer.freeze_norms: the network has no batch norm", where="settings")
+
+    def of(self, network: VisionModel) -> Transfer:
+        """Return the same for a copy of the network."""
+        other = copy.copy(self)
+        other.network = network
+        other.norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        return other
 
     def frozen_stages(self, epoch: int) -> list[str]:
         """Return the stages that do not learn in ``epoch``, counted from 0."""
@@ -134,6 +150,8 @@ class Transfer:
         count = len(names) if settings.freeze == "body" else int(settings.freeze)
         if settings.unfreeze_every is not None:
             count = max(0, count - epoch // settings.unfreeze_every)
+        if settings.stop_first is not None and epoch >= settings.stop_first:
+            count = 1
         return names[:count]
 
     def begin(self, epoch: int) -> list[str]:
@@ -145,7 +163,7 @@ class Transfer:
         still = {name for stage in frozen for name in self.stages[stage]}
         parameters = dict(self.network.named_parameters())
         for name, parameter in parameters.items():
-            parameter.requires_grad_(name not in still)
+            parameter.requires_grad_(name in self.learns - still)
             if name in still:
                 parameter.grad = None
         self.network.train()
@@ -154,6 +172,24 @@ class Transfer:
             if self.settings.freeze_norms or (norm.weight is not None and id(norm.weight) in identities):
                 norm.eval()
         return frozen
+
+    def follow(self, training: Training, step: int, lr: float) -> None:
+        """Let the first stage, where it stops before the others, have the rate of a training that ends with it.
+
+        Args:
+            training: whose optimiser's scales are set.
+            step: the step to come.
+            lr: the rate of the others in it.
+        """
+        if self.settings.stop_first is None:
+            return
+        config = training.config
+        epochs = min(self.settings.stop_first, config.epochs)
+        total = epochs * training.steps_per_epoch
+        own = learning_rate(step, total, config.optimizer.lr, config.schedule, epochs) if step < total else 0.0
+        share, scales = own / lr if lr else 0.0, self.scales()
+        first = self.stages[self.network.stages[0].name]
+        training.optimizer.scales.update({name: share * scales[name] for name in first})
 
     def scales(self) -> dict[str, float]:
         """Return parameter -> share of the learning rate: ``lr_decay`` to the power of its depth below the head."""

@@ -123,9 +123,9 @@ def train(
     common = common or Training()
     overrides = overrides_of(set, epochs, budget)
     if find_rate or dry_run or show_schedule:
-        _check_preview(common.out, weights)
+        _check_preview(common.out, None if find_rate else weights)
     if find_rate:
-        return _found_rate(data, model, recipe, overrides, download, common)
+        return _found_rate(data, model, recipe, overrides, download, weights, common)
     if dry_run or show_schedule:
         return _preview(data, model, recipe, overrides, download, common, drawn=show_schedule)
     asked = requested_of("train", data, model, recipe, overrides, weights, common, download=download)
@@ -170,7 +170,13 @@ def _preview(
 
 
 def _found_rate(
-    source: str, model: str, recipe: str | None, overrides: dict[str, Any], download: bool, common: Training
+    source: str,
+    model: str,
+    recipe: str | None,
+    overrides: dict[str, Any],
+    download: bool,
+    weights: Path | None,
+    common: Training,
 ) -> Output:
     from danlu.data.load import load_data
     from danlu.train.finder import find_rate
@@ -183,6 +189,7 @@ def _found_rate(
         seed=common.seed,
         device=common.device,
         threads=common.threads,
+        weights=weights,
     )
     rates, suggested = found["rates"], found["suggested"]
     if not rates:

@@ -7,7 +7,19 @@ import pytest
 import torch
 
 from danlu.augment import warp
-from danlu.augment.warp import IGNORE, _copy_shifted, is_exact, warp_boxes, warp_masks, warp_pictures, warp_points
+from danlu.augment.base import Draws, Scene, identity
+from danlu.augment.pad_crop import PadCrop
+from danlu.augment.warp import (
+    IGNORE,
+    Sampling,
+    _copy_shifted,
+    _gather,
+    is_exact,
+    warp_boxes,
+    warp_masks,
+    warp_pictures,
+    warp_points,
+)
 
 
 def _matrix(sx: float = 1, sy: float = 1, tx: float = 0, ty: float = 0) -> np.ndarray:
@@ -120,3 +132,31 @@ def test_a_copy_never_shares_memory_with_its_source() -> None:
     out = _copy_shifted(pictures, np.stack([_matrix(), _matrix()]), 0)
     out.fill_(9)
     assert pictures.sum() == 0
+
+
+@pytest.mark.parametrize(("mode", "padding"), [("reflect", 2), ("reflect", 7), ("edge", 3), ("zeros", 5)])
+def test_pad_crop_gives_the_pixels_of_torchvisions_pad(mode: str, padding: int) -> None:
+    """``torchvision`` pads with ``reflect``, ``edge`` or ``constant`` and cuts at whole pixels; ours draws the place."""
+    from torchvision.transforms.v2 import functional as tv
+
+    pictures = torch.randint(0, 256, (9, 8, 10, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    crop = PadCrop(padding=padding, mode=mode)  # type: ignore[arg-type]
+    matrices = crop.draw(Draws(0, 0, np.arange(9)), np.array([[8, 10]] * 9))
+    found = crop.apply(Scene(pictures), matrices).pictures
+    for one, matrix, out in zip(pictures, matrices, found, strict=True):
+        padded = tv.pad(one.permute(2, 0, 1), [padding] * 4, padding_mode="constant" if mode == "zeros" else mode)
+        left, top = (padding - int(matrix[axis, 2]) for axis in (0, 1))
+        assert torch.equal(tv.crop(padded, top, left, 8, 10), out.permute(2, 0, 1))
+
+
+def test_reflecting_far_beyond_a_small_picture_goes_on_and_on() -> None:
+    """numpy's ``reflect`` is the reference: torch refuses a padding larger than the picture."""
+    pictures = torch.arange(2 * 3 * 4, dtype=torch.uint8).view(2, 3, 4, 1)
+    matrices = identity(2)
+    matrices[:, 0, 2], matrices[:, 1, 2] = 11, -9
+    sampling = Sampling("reflect")
+    padded = np.pad(pictures.numpy(), ((0, 0), (20, 20), (20, 20), (0, 0)), mode="reflect")
+    expected = padded[:, 29:32, 9:13]
+    assert np.array_equal(warp_pictures(pictures, matrices, sampling).numpy(), expected)
+    gathered = _gather(pictures, *(np.array([at, at]) for at in (9, -11)), *(np.zeros(2, bool),) * 2, "reflect")
+    assert np.array_equal(gathered.numpy(), expected)

@@ -41,7 +41,7 @@ def test_the_loss_curve_is_the_kept_one(name: str, tmp_path: Path, request: pyte
 def figures(run: RunFolder) -> dict[str, list[float]]:
     """Return what a golden file keeps of a run."""
     steps = [entry for entry in curve(run) if entry["kind"] == "step"]
-    epochs = [entry for entry in curve(run) if entry["kind"] == "epoch"]
+    epochs = [entry for entry in curve(run) if entry["kind"] == "epoch" and entry["validation"]]
     return {
         "losses": [entry["loss"] for entry in steps],
         "lr": [entry["lr"] for entry in steps],
@@ -69,7 +69,7 @@ def compare(found: dict[str, list[float]], kept: dict[str, list[float]], *, accu
 
 # Data of a recipe -> (channels, side) of its pictures; colour of 32 px for all others.
 SHAPES = {"digits": (1, 8), "mnist": (1, 28), "fashion-mnist": (1, 28)}
-BATCH, BATCHES, EPOCHS = 32, 4, 2
+BATCH, BATCHES, EPOCHS, JUDGED = 32, 4, 2, 64
 
 
 @cache
@@ -90,7 +90,7 @@ def pictures_of(channels: int, side: int) -> Data:
     return replace(
         data,
         train=part(data.train, BATCH * BATCHES),
-        validation=part(data.validation, 64),
+        validation=part(data.validation, JUDGED),
         test=part(data.test, 8),
         picture=PictureInfo(side, side, channels, uniform=True),
         mean=(0.3,) * channels,
@@ -122,9 +122,11 @@ def test_the_recipe_gives_the_kept_loss_curve(name: str, tmp_path: Path, request
         threads=1,
     )
     found = figures(run)
-    assert len(found["losses"]) == EPOCHS * BATCHES
+    more = 0 if config.train_on == "train" else JUDGED // BATCH
+    assert len(found["losses"]) == EPOCHS * (BATCHES + more)
+    assert len(found["validation"]) == (0 if more else EPOCHS)
     kept = kept_figures(FOLDER / "recipes" / f"{name}.json", found, request)
-    compare(found, kept, accuracy=2 / 64)
+    compare(found, kept, accuracy=2 / JUDGED)
 
 
 def test_no_golden_curve_is_of_a_recipe_that_is_gone() -> None:

@@ -87,15 +87,27 @@ def test_weights_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     client = types.ModuleType("huggingface_hub")
     client.hf_hub_download = hf_hub_download  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "huggingface_hub", client)
-    create_model("lenet5", weights="timm:lenet.mnist")
-    create_model("lenet5", weights="timm:lenet.mnist")
     create_model("lenet5", weights="hf:someone/lenet")
-    assert asked == [("timm/lenet.mnist", "model.safetensors"), ("someone/lenet", "model.safetensors")]
+    create_model("lenet5", weights="hf:someone/lenet")
+    for name, tag in (("resnet50d", "resnet50d.ra2_in1k"), ("resnet50", "resnet50.a1_in1k")):
+        find_weights(f"timm:{tag}", MODELS.get(name))
+    named = ["someone/lenet", "timm/resnet50d.ra2_in1k", "timm/resnet50.a1_in1k"]
+    assert asked == [(repository, "model.safetensors") for repository in named]
     with pytest.raises(InputError, match="cannot be fetched \\(404 Client Error\\)"):
         create_model("lenet5", weights="hf:someone/missing")
     for wrong in ("hf:../../etc", "hf:one", "hf:a/b/c", "timm:a/b"):
         with pytest.raises(InputError, match="is no repository"):
-            create_model("lenet5", weights=wrong)
+            find_weights(wrong, MODELS.get("resnet50"))
+    asked.clear()
+    for name, wrong, said in (
+        ("lenet5", "timm:lenet.mnist", "lenet5 has no form in timm: it is compared with"),
+        ("resnet20", "timm:resnet20.in1k", "resnet20 has no form in timm: it is compared with"),
+        ("resnet50", "timm:resnet18.a1_in1k", "is of 'resnet18', resnet50 is 'resnet50' there"),
+        ("resnet50d", "timm:resnet50.a1_in1k", "give timm:resnet50d.TAG"),
+    ):
+        with pytest.raises(InputError, match=said):
+            find_weights(wrong, MODELS.get(name))
+    assert asked == []
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(InputError, match=r"pip install 'danlu\[hub\]'"):
         create_model("lenet5", weights="hf:someone/other")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import pickle
@@ -79,6 +80,22 @@ def test_b1_a_plain_pickle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"refused|damaged"):
         read_weights(path)
     assert not witness.exists()
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("inside", ["call", "object"])
+def test_b1_the_refusal_is_ours_alone(tmp_path: Path, protocol: int, inside: str) -> None:
+    """No advice of torch's to load it without the check, and no warning beside it (warnings are errors here)."""
+    path = tmp_path / "w.pth"
+    thing = Evil(tmp_path / "witness") if inside == "call" else argparse.Namespace(lr=0.1)
+    path.write_bytes(pickle.dumps({"a": thing}, protocol=protocol))
+    with pytest.raises(InputError) as caught:
+        read_weights(path)
+    said = str(caught.value)
+    assert "weights_only" not in said
+    assert "torch" not in said
+    assert "trusted" not in said
+    assert said.splitlines()[-1] == "  mend: use a file that holds the state dict only, best as safetensors"
 
 
 def test_b1_is_never_retried(tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -39,9 +40,22 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "max_norm": 2.0,
     },
     "frozen": {"transfer.freeze": 1, "transfer.unfreeze_every": 1, "transfer.lr_decay": 0.5},
+    "scales": {"multi_scale": [8, 12, 16], "epochs": 1, "batch_size": 256, "optimizer.lr": 0.01},
 }
-KINDS = {"plain": ("ddp", "fsdp"), "parts": ("ddp", "fsdp"), "frozen": ("ddp",)}
+KINDS = {"plain": ("ddp", "fsdp"), "parts": ("ddp", "fsdp"), "frozen": ("ddp",), "scales": ("ddp", "fsdp")}
 AFTER = 25
+
+
+def train_as(name: str, out: Path, **more: Any) -> None:
+    """Train as ``SETTINGS[name]`` say, with a network that takes pictures of any size where there are several.
+
+    Without its dropout, which draws for each rank of its own.
+    """
+    if name != "scales":
+        run_tiny(out, overrides={**SETTINGS[name], **more})
+        return
+    with mock.patch.object(torch.nn.Dropout, "forward", lambda self, x: x):
+        run_tiny(out, model="nin", overrides={**SETTINGS[name], **more})
 
 
 def told(work: Callable[[], Any]) -> str:
@@ -91,9 +105,9 @@ def main(folder: Path) -> None:
     """Do all trainings and write down what was found."""
     loop._VALIDATION_BATCH = 64  # three parts: two for rank 0, one for rank 1
     found: dict[str, Any] = {"values": values()}
-    for name, settings in SETTINGS.items():
-        for kind in KINDS[name]:
-            run_tiny(folder / f"{name}-{kind}", overrides={**settings, "parallel": kind})
+    for name, kinds in KINDS.items():
+        for kind in kinds:
+            train_as(name, folder / f"{name}-{kind}", parallel=kind)
     found["indivisible"] = told(lambda: run_tiny(folder / "never", overrides={"batch_size": 63}))
     for kind, rank in (("ddp", 1), ("fsdp", 0)):
         out = folder / f"stopped-{kind}"

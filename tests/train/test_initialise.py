@@ -45,7 +45,8 @@ def _layers() -> nn.Sequential:
 )
 def test_the_spread_is_that_of_the_paper(name: str, conv: float, linear: float) -> None:
     layers = _layers()
-    initialise(layers, _settings(name=name, std=0.02), _none)
+    spread = {"std": 0.02} if name == "normal" else {}
+    initialise(layers, _settings(name=name, **spread), _none)
     assert float(layers[0].weight.detach().std()) == pytest.approx(conv, rel=0.03)
     assert float(layers[2].weight.detach().std()) == pytest.approx(linear, rel=0.03)
     assert not layers[0].bias.any()

@@ -5,17 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from danlu.core.errors import InputError
+from danlu.core.errors import CheckFailed, InputError
 from danlu.models import create_model
 from danlu.tasks.classification import Classification
-from danlu.train import measure, memory
+from danlu.train import measure, memory, step
+from danlu.train.batches import make_batch
+from danlu.train.distributed import World
 from danlu.train.loop import Training
-from danlu.train.memory import blocks, is_out_of_memory, kept_bytes, parts_for, recompute
-from tests.train.helpers import curve, hashes, run_tiny
+from danlu.train.memory import Statistics, blocks, is_out_of_memory, kept_bytes, parts_for, recompute
+from danlu.train.start import choose, fresh
+from tests.train.helpers import TINY, curve, digits, hashes, run_tiny
 
 
 def test_what_is_kept_is_counted() -> None:
@@ -142,3 +146,70 @@ def test_measuring_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     run = run_tiny(tmp_path / "run", threads=None, overrides={"epochs": 1})
     assert states == [0]
     assert [entry["what"] for entry in run.read_log() if entry["kind"] == "event"] == ["out of memory"]
+
+
+def test_an_attempt_that_ran_out_of_memory_leaves_no_trace_in_the_statistics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch norms have taken the batch in when memory runs out; the run is that of smaller parts from the start."""
+    small = {"epochs": 1, "batch_size": 256}
+    given = run_tiny(tmp_path / "given", model="resnet20", overrides={**small, "accumulate": 4})
+    original, seen = Classification.loss, []
+
+    def loss(self: Classification, model: nn.Module, batch: Any, draw: object = None) -> dict[str, Tensor]:
+        figures = original(self, model, batch, draw)
+        if model.training:
+            seen.append(len(batch))
+            if len(batch) > 64:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        return figures
+
+    monkeypatch.setattr(Classification, "loss", loss)
+    run = run_tiny(tmp_path / "run", model="resnet20", overrides=small)
+    assert seen[:3] == [256, 128, 64]
+    # The optimiser's file too: nothing of the attempts is in the gradients.
+    assert hashes(run) == hashes(given)
+
+
+def test_statistics_are_put_back_bit_for_bit() -> None:
+    network = create_model("resnet20", num_classes=10).train()
+    network(torch.randn(4, 3, 32, 32))
+    statistics = Statistics(network)
+    before = {name: value.clone() for name, value in network.named_buffers()}
+    statistics.keep()
+    network(torch.randn(4, 3, 32, 32))
+    assert not any(torch.equal(value, before[name]) for name, value in network.named_buffers())
+    statistics.put_back()
+    assert all(torch.equal(value, before[name]) for name, value in network.named_buffers())
+    none = Statistics(create_model("lenet5"))
+    none.keep()
+    none.put_back()
+
+
+def test_parts_are_chosen_at_the_largest_of_several_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step at 64 px keeps 64 times what one at 8 px does."""
+
+    def parts(sizes: list[int]) -> int:
+        given = {**TINY, "multi_scale": sizes, "accumulate": "auto"}
+        plan = choose(digits(), model="resnet20", recipe=None, overrides=given, seed=0, device="cpu")[0]
+        return measure.choose_parts(fresh(plan, digits()))[0]
+
+    monkeypatch.setattr(measure, "free_bytes", lambda device: 2**26)
+    small, large = parts([8]), parts([64])
+    assert small < large
+    assert parts([8, 64]) == parts([64, 8]) == large
+
+
+def test_out_of_memory_among_several_ranks_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = choose(digits(), model="lenet5", recipe=None, overrides={**TINY, "accumulate": 2}, seed=0, device="cpu")[0]
+    training = fresh(plan, digits())
+    training.world = World(size=2, rank=1)
+
+    def short(*given: object) -> dict[str, Tensor]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(step, "add_gradients", short)
+    indices = np.arange(8)
+    batch = make_batch(training, indices, training.train.loader.pictures(indices), 0)
+    with pytest.raises(CheckFailed, match=r"on rank 1 in step 7; .* wait in the middle .*\n  mend: .*accumulate=4"):
+        step.gradients(training, batch, 7)

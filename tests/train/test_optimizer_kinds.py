@@ -242,3 +242,33 @@ def test_muon_takes_all_kernels_that_learn_where_the_first_is_frozen() -> None:
     whole = make_optimizer(network, list(network.parameters()), MuonSettings())
     assert isinstance(whole, Muon)
     assert whole.has_first
+
+
+def test_muons_rest_is_torchs_sgd_with_a_momentum_and_a_coupled_decay_of_its_own() -> None:
+    """As the airbench script has it: biases and the head by SGD, whose decay is a share of the weights a step."""
+    settings = MuonSettings(lr=0.24, momentum=0.6, rest_lr=0.5, head_lr=2.0, rest_momentum=0.85, rest_decay=0.004)
+    network = _network()
+    optimizer = _optimizer(network, settings)
+    twin = copy.deepcopy(network)
+    large = [name for name, parameter in network.named_parameters() if parameter.dim() > 1]
+    rest = {n: p for n, p in twin.named_parameters() if p.dim() < 2 or n in (large[0], large[-1])}
+    groups = [
+        {"params": [p], "lr": rate, "weight_decay": 0.004 / rate}
+        for name, p in rest.items()
+        for rate in [0.24 * (2.0 if name == large[-1] else 0.5)]
+    ]
+    reference = torch.optim.SGD(groups, lr=0.1, momentum=0.85, nesterov=True)
+    peaks = [group["lr"] for group in reference.param_groups]
+    for step, share in enumerate((1.0, 0.75, 0.5)):
+        for group, peak in zip(reference.param_groups, peaks, strict=True):
+            group["lr"] = share * peak
+        network.load_state_dict({**network.state_dict(), **{n: p.detach() for n, p in rest.items()}})
+        _backward(network, step)
+        for name, parameter in network.named_parameters():
+            if name in rest:
+                rest[name].grad = None if parameter.grad is None else parameter.grad.clone()
+        optimizer.step(share * 0.24)
+        reference.step()
+        moved = dict(network.named_parameters())
+        for name, parameter in rest.items():
+            torch.testing.assert_close(moved[name].detach(), parameter.detach(), rtol=1e-5, atol=1e-7)

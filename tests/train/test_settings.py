@@ -8,8 +8,9 @@ import pytest
 
 from danlu.core.errors import InputError
 from danlu.core.settings import apply_overrides, parse_overrides
+from danlu.pipeline import _check_settings
 from danlu.train.choose import choose_config
-from danlu.train.schedule import CosineSettings, learning_rate
+from danlu.train.schedule import CosineSettings, StepSettings, learning_rate
 from danlu.train.settings import TrainConfig
 
 
@@ -94,3 +95,62 @@ def test_settings_that_contradict_one_another_are_said_in_one_line() -> None:
     with pytest.raises(InputError) as caught:
         apply_overrides(TrainConfig(), {"accumulate": 200})
     assert str(caught.value) == "--set: accumulate = 200 is more parts than the 128 pictures of a batch"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("accumulate=aut", "accumulate = 'aut' is not known\n  did you mean: auto?\n  allowed: auto, a number"),
+        ("accumulate=0", "accumulate = 0: input should be greater than or equal to 1\n  allowed: auto, a number"),
+        ("compile=aut", "compile = 'aut' is not known\n  did you mean: auto?\n  allowed: true, false, auto"),
+        ("precision=bf61", "precision = 'bf61' is not known\n  did you mean: bf16?"),
+        ("trackers=tensorbord", "trackers = 'tensorbord' is not known\n  did you mean: tensorboard?"),
+        ("transfer.freeze=bodi", "transfer.freeze = 'bodi' is not known\n  did you mean: body?"),
+        ("loss.class_weights=invers", "did you mean: inverse?\n  allowed: none, inverse, effective, a list"),
+        ('loss.class_weights=[1,"a"]', "loss.class_weights.1 = 'a': input should be a valid number"),
+        (
+            "schedule.milestones=[0.5]",
+            "schedule.name = cosine has no key 'milestones'; step has it\n"
+            "  allowed: schedule.warmup, schedule.by_epoch, schedule.name, schedule.final\n"
+            "  mend: give --set schedule.name=step too, or leave schedule.milestones out",
+        ),
+        ("optimizer.beta1=0.9", "optimizer.name = sgd has no key 'beta1'; adam, adamw, lamb have it"),
+        ("schedule.milestone=[0.5]", "unknown key 'schedule.milestone'\n  did you mean: schedule.milestones"),
+        ("optimizer=adam", "optimizer = 'adam' is one value, optimizer has several"),
+        ("optimizer=adam", "mend: give --set optimizer.name=adam"),
+        ('schedule={"final": 0.1}', "schedule needs a name\n  allowed: constant, cosine"),
+    ],
+)
+def test_messages_speak_of_settings_alone(overrides: str, message: str) -> None:
+    """Nothing of how they are checked: no names of types that were tried, one of a union's words as the nearest."""
+    with pytest.raises(InputError) as caught:
+        apply_overrides(TrainConfig(), parse_overrides([overrides]))
+    assert message in str(caught.value)
+    for inner in ("constrained", "literal", "tuple[", "Settings", "union", "dictionary"):
+        assert inner not in str(caught.value)
+
+
+def test_one_value_does_for_a_list() -> None:
+    given = ["trackers=tensorboard", "multi_scale=32", "augment=flip", "schedule.name=step", "schedule.milestones=0.5"]
+    config = apply_overrides(TrainConfig(), parse_overrides(given))
+    assert config.trackers == ("tensorboard",)
+    assert config.multi_scale == (32,)
+    assert config.augment == ({"name": "flip"},)
+    assert isinstance(config.schedule, StepSettings)
+    assert config.schedule.milestones == (0.5,)
+    assert apply_overrides(TrainConfig(), {"augment": ["flip", {"name": "cutout"}]}).augment == (
+        {"name": "flip"},
+        {"name": "cutout"},
+    )
+    with pytest.raises(InputError, match="true"):
+        apply_overrides(TrainConfig(), {"multi_scale": True})
+
+
+def test_settings_of_a_recipe_are_not_checked_against_another() -> None:
+    """The look at a request before the data is read must not refuse what its recipe has."""
+    _check_settings("cifar10-airbench94", {"optimizer.rest_lr": 1.0})
+    _check_settings(None, {"optimizer.rest_lr": 1.0})
+    with pytest.raises(InputError, match="sgd has no key 'rest_lr'"):
+        _check_settings("cifar10-resnet20", {"optimizer.rest_lr": 1.0})
+    with pytest.raises(InputError, match="did you mean: epochs"):
+        _check_settings(None, {"epoch": 1})

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import sys
 import types
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from danlu.core.errors import InputError, Stopped
+from danlu.core.records import RunFolder
 from danlu.train import resume
 from danlu.train.loop import Training
 from danlu.train.trackers import Trackers, WandB, make_trackers, scalars
@@ -64,9 +68,11 @@ class Recorder:
         self.logged: list[tuple[int, dict[str, float]]] = []
         self.config: dict[str, Any] = {}
         self.ended = 0
+        self.ids: list[str] = []
 
     def init(self, **arguments: Any) -> Recorder:
         self.config = arguments["config"]
+        self.ids.append(arguments["id"])
         return self
 
     def log(self, figures: dict[str, float], step: int) -> None:
@@ -97,16 +103,66 @@ def test_mlflow_gets_settings_and_figures(tmp_path: Path, monkeypatch: pytest.Mo
     told: list[tuple[str, Any]] = []
     module = types.ModuleType("mlflow")
     module.__spec__ = types.SimpleNamespace()  # type: ignore[assignment]
-    module.start_run = lambda run_name: told.append(("start", run_name))  # type: ignore[attr-defined]
+    module.start_run = lambda **given: told.append(("start", given))  # type: ignore[attr-defined]
+    module.search_runs = lambda **given: told.append(("search", given)) or found  # type: ignore[attr-defined]
     module.log_params = lambda values: told.append(("params", values))  # type: ignore[attr-defined]
     module.log_metrics = lambda values, step: told.append(("metrics", (step, values)))  # type: ignore[attr-defined]
     module.end_run = lambda: told.append(("end", None))  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "mlflow", module)
-    run_tiny(tmp_path / "run", overrides={"trackers": ["mlflow"]})
-    assert told[0] == ("start", "run")
+    found: list[Any] = []
+    overrides = {"trackers": ["mlflow"]}
+    identity = run_tiny(tmp_path / "run", overrides=overrides).read_config()["id"]
+    assert told[0] == ("start", {"run_name": "run", "tags": {"danlu.id": identity}})
     assert told[1][1]["train.optimizer.lr"] == 0.05
     assert told[-1][0] == "end"
     assert any("validation/accuracy" in value[1] for what, value in told if what == "metrics")
+
+
+def _stop_once(out: Path, monkeypatch: pytest.MonkeyPatch, tracker: str) -> None:
+    step = Training.do_step
+
+    def stopping(training: Training, batch: Any, lr: float, number: int) -> Any:
+        if number == 5:
+            signal.raise_signal(signal.SIGTERM)
+        return step(training, batch, lr, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "do_step", stopping)
+        with pytest.raises(Stopped):
+            run_tiny(out, overrides={"trackers": [tracker], "epochs": 1})
+
+
+def test_two_runs_of_one_name_have_ids_of_their_own_and_a_resume_keeps_its(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two machines each have a ``runs/digits-lenet5-1``: their figures must not flow into one run."""
+    recorder = Recorder()
+    as_wandb(monkeypatch, recorder)
+    for machine in ("one", "two"):
+        (tmp_path / machine).mkdir()
+        _stop_once(tmp_path / machine / "run", monkeypatch, "wandb")
+    first, second = recorder.ids
+    assert first != second
+    resume(tmp_path / "one" / "run")
+    assert recorder.ids[2] == first == RunFolder(tmp_path / "one" / "run").read_config()["id"]
+    # A run of an earlier version has no id of its own and goes on under its name.
+    config = RunFolder(tmp_path / "two" / "run").config_path
+    config.write_text(json.dumps({k: v for k, v in json.loads(config.read_text("utf-8")).items() if k != "id"}))
+    resume(tmp_path / "two" / "run")
+    assert recorder.ids[3] == "run"
+
+
+def test_mlflow_goes_on_with_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    client = mock.MagicMock()
+    client.__spec__ = types.SimpleNamespace()
+    client.start_run = lambda **given: told.append(given)
+    client.search_runs.return_value = [types.SimpleNamespace(info=types.SimpleNamespace(run_id="abc"))]
+    monkeypatch.setitem(sys.modules, "mlflow", client)
+    _stop_once(tmp_path / "run", monkeypatch, "mlflow")
+    run = resume(tmp_path / "run")
+    assert told[1:] == [{"run_id": "abc"}]
+    assert run.read_config()["id"] in client.search_runs.call_args.kwargs["filter_string"]
 
 
 def test_a_tracker_that_fails_is_left_out(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +201,49 @@ def test_what_is_for_given_weights_is_refused_without(tmp_path: Path, key: str, 
     with pytest.raises(InputError, match="is for given weights"):
         run_tiny(tmp_path / "run", overrides={key: value})
     assert not (tmp_path / "run").exists()
+
+
+def test_the_first_stage_stops_before_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rate falls to nothing within its own epochs, then it stays bit for bit, also after a stop in between."""
+    overrides = {"epochs": 3, "batch_size": 256, "transfer.stop_first": 1, "schedule.name": "linear", "keep": 4}
+    seen: list[tuple[float, float]] = []
+    step = Training.do_step
+
+    def watched(training: Training, batch: Any, lr: float, number: int) -> Any:
+        seen.append((lr, training.optimizer.scales["stem_conv.weight"]))
+        return step(training, batch, lr, number)
+
+    monkeypatch.setattr(Training, "do_step", watched)
+    run = run_tiny(tmp_path / "run", model="resnet20", overrides=overrides)
+    epoch = run.read_record()["train"]["steps"] // 3
+    seen = seen[-3 * epoch :]
+    for number, (lr, scale) in enumerate(seen):
+        assert lr == pytest.approx(0.05 * (1 - number / (3 * epoch)))
+        assert lr * scale == pytest.approx(0.05 * max(0.0, 1 - number / epoch))
+    after = {n: load_file(run.checkpoints / f"step-{n * epoch:06d}" / "weights.safetensors") for n in (1, 2, 3)}
+    assert all(torch.equal(after[1][name], after[3][name]) for name in after[1] if name.startswith("stem_"))
+    assert not torch.equal(after[2]["classifier.weight"], after[3]["classifier.weight"])
+
+    def stopping(training: Training, batch: Any, lr: float, number: int) -> Any:
+        if number == epoch - 2:
+            signal.raise_signal(signal.SIGTERM)
+        return step(training, batch, lr, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "do_step", stopping)
+        with pytest.raises(Stopped):
+            run_tiny(tmp_path / "stopped", model="resnet20", overrides=overrides)
+    assert hashes(resume(tmp_path / "stopped")) == hashes(run)
+
+
+def test_what_the_network_keeps_fixed_stays_fixed() -> None:
+    """The whitening filters of airbench are no weights to learn, whatever transfer freezes and lets go again."""
+    network = create_model("airbench94")
+    fixed = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    assert "whitening.weight" in fixed
+    transfer = Transfer(network, (3, 32, 32), TransferSettings(stop_first=1))
+    for epoch, frozen in ((0, set[str]()), (1, {"whitening.bias"})):
+        transfer.begin(epoch)
+        assert {n for n, p in network.named_parameters() if not p.requires_grad} == fixed | frozen
+    with pytest.raises(InputError, match="stop_first has nothing to stop"):
+        apply_overrides(TrainConfig(), {"transfer.stop_first": 2, "transfer.freeze": 1})
