@@ -30,7 +30,7 @@ CODERS: Mapping[str, tuple[str, ...]] = {
     "none": ("raw", "half"),
 }
 # The number stands in files: it is never given to another coding.
-_NUMBERS = {"raw": 0, "half": 1}
+_NUMBERS = {"raw": 0, "half": 1, "huffman": 2, "range": 3}
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def encode_tensor(values: Array, hint: Hint | None = None, coder: str = "auto") 
     """
     if coder not in CODERS:
         raise InputError(f"unknown coder {coder!r}", where="coder", allowed=CODERS)
-    found = [coded for name in CODERS[coder] if name in _NUMBERS and (coded := _coding(name).encode(values, hint))]
+    found = [coded for name in CODERS[coder] if (coded := _coding(name).encode(values, hint))]
     return min(found, key=lambda coded: len(coded.payload))
 
 
