@@ -162,5 +162,3 @@ def _places(gaps: NDArray[np.uint16], size: int, reader: Reader) -> NDArray[np.i
     if len(places) and int(places[-1]) >= size:
         raise reader.error(f"indices lead to place {int(places[-1]):,} of {size:,}")
     return places
-
-
