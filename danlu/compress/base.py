@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from danlu.compress.codings import Hint
 from danlu.compress.edits import Edit
+from danlu.core.allocator import keep_freed_memory
 from danlu.core.errors import InputError, nearest_names
 from danlu.core.settings import Settings, make_settings
 from danlu.data.load import Data, load_data
@@ -79,6 +80,7 @@ class Subject:
     @contextlib.contextmanager
     def settled(self) -> Iterator[None]:
         """Compute with the subject's threads; threads and torch's generators are as before when the block ends."""
+        keep_freed_memory()
         threads = torch.get_num_threads()
         devices = [self.device] if self.device.type == "cuda" else []
         torch.set_num_threads(self.threads)

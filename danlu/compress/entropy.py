@@ -12,10 +12,11 @@ neighbours are dear: whole rows and columns die. No threshold, mask or number of
 
 from __future__ import annotations
 
+import copy
+import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -66,28 +67,64 @@ class EntropySettings(Settings):
     refresh: int = Field(default=50, ge=1)
 
 
+class _Steps(torch.autograd.Function):
+    """ŵ = Δ·round(w / Δ); straight through to w, and the gradient of learned step sizes to Δ. One pass, few copies."""
+
+    @staticmethod
+    def forward(ctx: Any, latent: Tensor, step: Tensor) -> Tensor:
+        """Return ``latent`` on whole steps."""
+        scaled = latent / step
+        level = scaled.round().clamp_(-_MOST_LEVELS, _MOST_LEVELS)
+        ctx.save_for_backward(level - scaled)
+        return level * step
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradients of both."""
+        (change,) = ctx.saved_tensors
+        return gradients[0], torch.dot(gradients[0].flatten(), change.flatten())
+
+
+class _Pay(torch.autograd.Function):
+    """The price of a tensor's bits: only its slope is ever needed in a step, so only that is computed."""
+
+    @staticmethod
+    def forward(ctx: Any, latent: Tensor, step: Tensor, place: Tensor, more: float) -> Tensor:
+        """Return 0; backward is the slope of the bits by ``latent``."""
+        ctx.save_for_backward(latent, step, place)
+        ctx.more = more
+        return latent.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        """Return the slope: within one step of zero all of a weight's bits, beyond it those of one level more."""
+        latent, step, place = ctx.saved_tensors
+        slope = torch.where(latent.abs() < step, place, ctx.more)
+        return slope.mul_(latent.sign()).mul_(gradients[0] / step), None, None, None
+
+
 class Stepped(nn.Module):
     """A parametrisation: whole numbers of a step that learns, and what their bits cost.
 
     Args:
         weight: what it replaces; its values are where the latent ones begin.
         step: Δ to begin with.
+
+    Attributes:
+        place: bits of being there at all, of each weight: its place, and the level it comes to first.
+        more: bits of one level further.
+        alive: what is not zero for good; None while everything may come back.
     """
 
-    price: Tensor
     place: Tensor
-    alive: Tensor
 
     def __init__(self, weight: Tensor, step: float) -> None:
         super().__init__()
         self.latent = nn.Parameter(weight.detach().clone())
-        self.log_step = nn.Parameter(torch.full((), float(np.log(step)), device=weight.device))
-        rows = len(weight) if weight.dim() > 1 else 1
-        self.rows, self.columns = rows, weight.numel() // rows
-        # Bits of each level -127 … 127, and of being there at all, by row and column.
-        self.register_buffer("price", torch.zeros(2 * _MOST_LEVELS + 1, device=weight.device), persistent=False)
-        self.register_buffer("place", torch.zeros(rows, self.columns, device=weight.device), persistent=False)
-        self.register_buffer("alive", torch.ones_like(weight, dtype=torch.bool), persistent=False)
+        self.log_step = nn.Parameter(torch.full((), math.log(step), device=weight.device))
+        self.register_buffer("place", torch.zeros_like(weight), persistent=False)
+        self.more, self.alive = 0.0, None
+        self.rows = len(weight) if weight.dim() > 1 else 1
 
     @property
     def step(self) -> Tensor:
@@ -95,57 +132,48 @@ class Stepped(nn.Module):
         return self.log_step.exp()
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return Δ·round(latent / Δ); the gradient of the step is that of learned step sizes."""
+        """Return the weight on whole steps."""
         del weight
-        step = self.step
-        scaled = self.latent / step
-        level = scaled.round().clamp(-_MOST_LEVELS, _MOST_LEVELS)
-        found: Tensor = (scaled + (level - scaled).detach()) * step
-        return found * self.alive
+        found: Tensor = _Steps.apply(self.latent, self.step)  # type: ignore[no-untyped-call]
+        return found if self.alive is None else found * self.alive
 
     @torch.no_grad()
     def levels(self) -> Tensor:
         """Return the whole numbers, in float32."""
-        level = (self.latent / self.step).round().clamp(-_MOST_LEVELS, _MOST_LEVELS) * self.alive
-        return level + 0.0
+        level = (self.latent / self.step).round().clamp(-_MOST_LEVELS, _MOST_LEVELS)
+        return (level if self.alive is None else level * self.alive) + 0.0
 
     @torch.no_grad()
-    def ask_coder(self) -> None:
-        """Learn what an ideal coder would charge for the present levels."""
-        level = self.levels().view(self.rows, self.columns)
-        counts = torch.bincount((level + _MOST_LEVELS).long().flatten(), minlength=2 * _MOST_LEVELS + 1).float()
-        counts[_MOST_LEVELS] = 0.0
-        # A level that nobody has is as dear as one that half a weight has.
-        price = -torch.log2((counts + 0.5) / (counts.sum() + 0.5 * _used(counts)))
-        price[_MOST_LEVELS] = 0.0
-        self.price.copy_(price.clamp(min=0.0))
-        is_there = (level != 0).float()
-        total = is_there.sum()
+    def ask_coder(self) -> float:
+        """Learn what an ideal coder would charge for the present levels; return their bits."""
+        level = self.levels()
+        is_there = (level != 0).view(self.rows, -1).float()
+        total = float(is_there.sum())
+        sizes = level[level != 0].abs()
+        # Sizes as a coder sees them, 1 … 127; a size that nobody has is as dear as one that half a weight has.
+        counts = torch.bincount(sizes.long(), minlength=_MOST_LEVELS + 1).float()[1:]
+        price = -torch.log2((counts + 0.5) / (counts.sum() + 0.5 * len(counts)))
+        used = max(2, int(sizes.max()) if total else 2)
+        # One number for all further levels: the mean rise of the price from 1 to the largest in use.
+        self.more = max(0.0, float(price[used - 1] - price[0]) / (used - 1))
         row, column = is_there.sum(1, keepdim=True) + 0.5, is_there.sum(0, keepdim=True) + 0.5
         chance = (row * column / (total + 0.5)).clamp(1e-4, 1 - 1e-4)
-        self.place.copy_(torch.log2((1 - chance) / chance).clamp(min=0.0))
+        # A sign costs one bit.
+        dear = torch.log2((1 - chance) / chance).clamp(min=0.0) + 1.0 + float(price[0])
+        self.place.copy_(dear.view_as(self.place))
+        absent = -torch.log2(1 - chance)
+        levels = float((counts * price).sum()) + total
+        return levels + float(torch.where(is_there > 0, -torch.log2(chance), absent).sum())
 
-    def bits(self) -> Tensor:
-        """Return about how many bits the tensor takes, differentiable by the latent values (not by the step)."""
-        scaled = (self.latent / self.step.detach()).clamp(-_MOST_LEVELS, _MOST_LEVELS) * self.alive
-        size = scaled.abs().view(self.rows, self.columns)
-        below = size.detach().floor()
-        sign = scaled.detach().sign().view(self.rows, self.columns)
-        low = self._cost(below, sign)
-        high = self._cost((below + 1).clamp(max=_MOST_LEVELS), sign)
-        return (low + (high - low) * (size - below)).sum()
-
-    def _cost(self, size: Tensor, sign: Tensor) -> Tensor:
-        return torch.where(size > 0, self.price[(size * sign).long() + _MOST_LEVELS] + self.place, 0.0)
+    def pay(self) -> Tensor:
+        """Return 0, with the slope of the bits by the latent values as its gradient."""
+        found: Tensor = _Pay.apply(self.latent, self.step.detach(), self.place, self.more)  # type: ignore[no-untyped-call]
+        return found
 
     @torch.no_grad()
     def freeze_zeros(self) -> None:
         """Let what is zero now stay zero."""
-        self.alive.copy_(self.levels() != 0)
-
-
-def _used(counts: Tensor) -> Tensor:
-    return (counts > 0).sum() + 1
+        self.alive = (self.levels() != 0).float()
 
 
 class Entropy(Method[EntropySettings]):
@@ -155,8 +183,6 @@ class Entropy(Method[EntropySettings]):
 
     def apply(self, subject: Subject, settings: EntropySettings) -> Compressed:
         """Return the network on whole steps; ``report["epochs"]`` says how size and loss went."""
-        import copy
-
         teacher = copy.deepcopy(subject.model).eval().requires_grad_(False) if settings.soft else None
         stepped = _replace(subject.model, settings)
         count = sum(one.latent.numel() for one in stepped.values())
@@ -173,7 +199,7 @@ class Entropy(Method[EntropySettings]):
             for name, value in exact.items():
                 subject.model.get_parameter(name).copy_(value)
         rows = [
-            {"name": name, "kept": int((value != 0).sum()), "weights": value.numel(), "step": float(one.step)}
+            {"name": name, "kept": int((value != 0).sum()), "weights": value.numel(), "step": float(one.step.detach())}
             for (name, value), one in zip(exact.items(), stepped.values(), strict=True)
         ]
         return Compressed(subject.model, subject.edits, {"epochs": run.log, "layers": rows}, hints)
@@ -196,21 +222,19 @@ class _Run:
         self.bits = 0.0
 
     def ask(self) -> None:
-        for one in self.stepped.values():
-            one.ask_coder()
+        self.bits = sum(one.ask_coder() for one in self.stepped.values())
 
     @property
     def is_settling(self) -> bool:
         return self.done >= (1 - self.settings.settle) * self.steps
 
     def penalty(self) -> Tensor:
-        """Return rate · bits / weights; the rate rises at first and is 0 in the end."""
+        """Return what brings the slope of rate · bits / weights; the rate rises at first and is 0 in the end."""
         if self.is_settling:
             return torch.zeros((), device=self.subject.device)
         rise = min(1.0, self.done / max(1.0, self.settings.ramp * self.steps))
-        bits = torch.stack([one.bits() for one in self.stepped.values()]).sum()
-        self.bits = float(bits.detach()) if self.done % self.settings.refresh == 0 else self.bits
-        return rise * self.settings.rate / self.count * bits
+        paid = torch.stack([one.pay() for one in self.stepped.values()]).sum()
+        return rise * self.settings.rate / self.count * paid
 
     def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return soft_loss(self.subject.task, model, self.teacher, batch, self.settings.soft, self.settings.temperature)

@@ -43,12 +43,8 @@ Bits = NDArray[np.int32]
 
 
 def _constriction() -> Any:
-    try:
-        import constriction
-    except ImportError as error:
-        raise InputError(
-            "range coding needs the package constriction", where="coder", mend="pip install 'danlu[compress]'"
-        ) from error
+    import constriction  # of the extra `compress`; whoever calls says what to install
+
     return constriction.stream
 
 
