@@ -132,7 +132,7 @@ def test_range_coding_learns_which_columns_are_used() -> None:
     values = CASES["columns"]
     sizes = {coder: len(encode_tensor(values, coder=coder).payload) for coder in ("huffman", "range")}
     # Where a column is used or not, a place costs Huffman's indices bits, and the range coder next to nothing.
-    assert sizes["range"] < 0.8 * sizes["huffman"]
+    assert sizes["range"] < 0.85 * sizes["huffman"]
 
 
 def test_no_constriction(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +178,7 @@ def test_a_damaged_payload_gives_an_error_or_a_tensor(coding: str, case: str) ->
         return
     rng = np.random.default_rng(0)
     refused = 0
-    for _ in range(60):
+    for _ in range(25):
         data = bytearray(coded.payload)
         for _ in range(int(rng.integers(1, 4))):
             data[int(rng.integers(min(len(data), 300)))] = int(rng.integers(256))

