@@ -17,6 +17,7 @@ _FUNCTIONS = {
     "evaluate": "danlu.evaluate",
     "predict": "danlu.deploy.predict",
     "analyze": "danlu.analyze",
+    "compress": "danlu.compress",
     "export": "danlu.deploy.export",
     "parity": "danlu.deploy.parity",
     "bench": "danlu.deploy.benchmark",
@@ -28,6 +29,7 @@ __all__ = [
     "__version__",
     "analyze",
     "bench",
+    "compress",
     "create_model",
     "evaluate",
     "export",
@@ -43,6 +45,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from danlu.analyze import analyze
+    from danlu.compress import compress
     from danlu.data.load import load_data
     from danlu.deploy.benchmark import bench
     from danlu.deploy.export import export

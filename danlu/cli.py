@@ -30,6 +30,7 @@ Usage: danlu VERB …          danlu VERB --help
   runs list|show              what was trained, with its figures
   eval RUN|ARTIFACT DATA      metrics with intervals, confusion matrix, worst samples
   analyze MODEL|RUN           parameters, multiply-adds, memory, time per layer
+  compress METHOD RUN         a smaller network as one coded file, NAME.dlz; see: danlu compress --help
   compress quantize RUN       INT8, or the layers that stand against it
   export RUN                  one ONNX file, with its parity proof
   parity A B DATA             whether two models agree, and the first stage that does not
@@ -38,7 +39,7 @@ Usage: danlu VERB …          danlu VERB --help
   report RUN                  write report.html again
   env                         versions and machine
 
-  DATA is digits, mnist, fashion-mnist, cifar10, or a folder that holds one folder a class. RUN is a run folder.
+  DATA is digits, mnist, fashion-mnist, cifar10, or a folder that holds one folder a class. RUN is a run folder or a .dlz.
   Everywhere: --json --quiet --debug. Where they mean something: --out --seed --device --threads --lang
 
 First steps:  danlu run digits        danlu run my-pictures        danlu run mnist --download

@@ -199,7 +199,9 @@ def finish(
 
 def _threads(trained: Trained, given: int | None) -> int:
     """Return the threads to measure with: those given, else those the training measured as the fastest here."""
-    return given or int(trained.config["effective"]["machine"]["threads"])
+    from danlu.deploy.subjects import threads_of
+
+    return threads_of(trained, given)
 
 
 def _measure(trained: Trained, data: Data, stages: Stages, threads: int) -> None:
@@ -250,7 +252,9 @@ def evaluate_any(
 def export_run(
     path: Path, *, int8: bool | None = None, out: Path | None = None, threads: int | None = None
 ) -> dict[str, Any]:
-    """Export a run folder on the data it was trained on; return its record, and write its report anew.
+    """Export a run folder or a coded file on the data it was trained on; return its record.
+
+    The report of a run folder is written anew.
 
     Raises:
         InputError: no run folder, or its data has changed.
@@ -260,17 +264,21 @@ def export_run(
     from danlu.report import build_report
     from danlu.tasks.trained import open_trained
 
-    folder = open_run_folder(path)
+    trained = open_trained(path)
+    folder = trained.run
     with folder.locked():
         try:
-            export(open_trained(path), data_of(folder), int8=int8, out=out, threads=threads)
+            export(trained, data_of(folder), int8=int8, out=out, threads=threads)
         finally:
-            build_report(folder)
+            if folder.file is None:
+                build_report(folder)
     return folder.read_record()
 
 
 def bench_run(path: Path, *, threads: int | None = None) -> dict[str, Any]:
-    """Benchmark a run folder and its artifacts; return the record's section, and write the report anew.
+    """Benchmark a run folder or a coded file and its artifacts; return the record's section.
+
+    The report of a run folder is written anew.
 
     Raises:
         InputError: no run folder, or its data has changed.
@@ -279,11 +287,12 @@ def bench_run(path: Path, *, threads: int | None = None) -> dict[str, Any]:
     from danlu.report import build_report
     from danlu.tasks.trained import open_trained
 
-    folder = open_run_folder(path)
+    trained = open_trained(path)
+    folder = trained.run
     with folder.locked():
-        trained = open_trained(path)
         measured = bench(trained, data_of(folder), threads=_threads(trained, threads))
-        build_report(folder)
+        if folder.file is None:
+            build_report(folder)
     return measured
 
 

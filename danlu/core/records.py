@@ -43,16 +43,43 @@ def check_schema(document: Any, where: str) -> dict[str, Any]:
 
 
 class RunFolder:
-    """Paths and records of one run. Open with :func:`new_run_folder` or :func:`open_run_folder`."""
+    """Paths and records of one run. Open with :func:`new_run_folder` or :func:`open_run_folder`.
+
+    Attributes:
+        path: the folder.
+        file: the coded file, where a network is one file instead of a folder (see :meth:`of_file`).
+        artifact_path: where an export goes.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.file: Path | None = None
+        self.artifact_path = path / "model.onnx"
         self.config_path = path / "config.json"
         self.log_path = path / "log.jsonl"
         self.record_path = path / "record.json"
         self.report_path = path / "report.html"
         self.checkpoints = path / "checkpoints"
         self.pictures = path / "pictures"
+        self._config: dict[str, Any] | None = None
+
+    @classmethod
+    def of_file(cls, file: Path, config: dict[str, Any]) -> RunFolder:
+        """Return the records of a network that is one file ``NAME.dlz``: ``NAME.json`` beside it, and nothing else.
+
+        Args:
+            file: the coded file.
+            config: what a run folder has in ``config.json``; the file itself holds it.
+        """
+        folder = cls(file.parent)
+        folder.file, folder._config = file, config
+        folder.record_path, folder.artifact_path = file.with_suffix(".json"), file.with_suffix(".onnx")
+        return folder
+
+    @property
+    def name(self) -> str:
+        """What messages call it: the folder, or the file."""
+        return str(self.file or self.path)
 
     def read_config(self) -> dict[str, Any]:
         """Return ``config.json``: ``{"schema", "requested": {…}, "effective": {…}, …}``.
@@ -60,6 +87,8 @@ class RunFolder:
         Raises:
             InputError: it is damaged, of a newer schema, or lacks one of the two sections.
         """
+        if self._config is not None:
+            return self._config
         where = str(self.config_path)
         config = check_schema(files.read_json(self.config_path), where)
         for section in ("requested", "effective"):

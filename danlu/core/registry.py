@@ -32,6 +32,7 @@ PACKAGES = {
     "danlu.tasks": "TASKS",
     "danlu.train.recipes": "RECIPES",
     "danlu.compress": "METHODS",
+    "danlu.compress.edits": "EDITS",
     "danlu.deploy.runtimes": "RUNTIMES",
 }
 

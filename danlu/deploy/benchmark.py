@@ -136,7 +136,7 @@ def _load() -> float | None:
 def _trained(source: Path | str | Trained) -> Trained | None:
     if not isinstance(source, Path | str):
         return source
-    if Path(source).is_file():
+    if Path(source).is_file() and Path(source).suffix.lower() != ".dlz":
         return None
     from danlu.tasks.trained import open_trained
 
@@ -153,7 +153,7 @@ def _runners(
     artifacts = trained.run.read_record().get("artifacts") or {}
     paths = {name: trained.run.path / facts["file"] for name, facts in artifacts.items() if facts.get("file")}
     if not paths:
-        raise InputError("has no artifact to measure", where=str(trained.run.path), mend="danlu export RUN")
+        raise InputError("has no artifact to measure", where=trained.run.name, mend="danlu export RUN")
     runners = [_eager_runner(trained, threads)]
     runners += [_artifact_runner(OnnxRuntime.load(path, threads=threads), name) for name, path in sorted(paths.items())]
     settings = trained.preprocess.settings

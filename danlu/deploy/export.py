@@ -118,7 +118,7 @@ def _check_data(trained: Trained, data: Data) -> None:
 
 def _target(trained: Trained, out: Path | None) -> Path:
     if out is None:
-        return trained.run.path / "model.onnx"
+        return trained.run.artifact_path
     target = out if out.suffix == ".onnx" else out / "model.onnx"
     if target.is_dir() or target.name.endswith(".int8.onnx"):
         what = "is a folder" if target.is_dir() else "is the name of an INT8 file"

@@ -81,7 +81,7 @@ class EagerSubject:
         from danlu.deploy.capture import STAGE_PREFIX, Probed, full_precision
 
         settings = trained.preprocess.settings
-        self.name = str(trained.run.path)
+        self.name = trained.run.name
         self.classes, self.size = trained.classes, settings.picture_size
         self.channels: int = settings.channels
         described = trained.config["effective"]["data"]
@@ -159,15 +159,16 @@ class ArtifactSubject:
 
 
 def open_subject(source: Path | str | Trained, threads: int | None = None) -> Subject:
-    """Open a run folder, an artifact, or a network that is already open.
+    """Open a run folder, a coded file, an artifact, or a network that is already open.
 
     Raises:
-        InputError: neither a run folder nor an artifact.
+        InputError: none of these.
     """
     if not isinstance(source, Path | str):
         return EagerSubject(source)
     path = Path(source)
-    if path.is_dir():
+    # A coded file is told by its suffix before torch is imported to look into it.
+    if path.is_dir() or path.suffix.lower() == ".dlz":
         from danlu.tasks.trained import open_trained
 
         return EagerSubject(open_trained(path))

@@ -43,8 +43,8 @@ def evaluate(
     """Run a network over one split, without leaving out or replacing a sample.
 
     Args:
-        run_or_artifact: a run folder, what :func:`danlu.tasks.trained.open_trained` gave for it, or an artifact for
-            which ``predictor`` is given.
+        run_or_artifact: a run folder or a coded file, what :func:`danlu.tasks.trained.open_trained` gave for it, or an
+            artifact for which ``predictor`` is given. Nothing is written for files.
         data: the data set; its class names say which logit is which, in whatever order they stand.
         split: ``train``, ``validation`` or ``test``.
         write: for a run and its own data, also write the record's sections ``results.<split>`` and ``evaluation``
@@ -87,7 +87,7 @@ def evaluate(
     if trained is not None and write and predictor.data_hash != data.hash:
         # A record's figures are those of the run's own data; figures of other data must never stand in their place.
         logger.info("%s is not the data of this run: its record is left as it is", data.name)
-    elif trained is not None and write:
+    elif trained is not None and write and trained.run.file is None:
         _write(trained.run, found, dataset.ids, labels, logits, predictor, split, loader)
     return found
 

@@ -62,7 +62,7 @@ def predictor_of(trained: Trained) -> Predictor:
     module = copy.deepcopy(trained.picture_model).to(memory_format=torch.channels_last).eval()
     described = trained.config["effective"]["data"]
     return Predictor(
-        name=str(trained.run.path),
+        name=trained.run.name,
         classes=trained.classes,
         size=settings.picture_size,
         channels=settings.channels,

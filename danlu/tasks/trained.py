@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,12 @@ from danlu.tasks import TASKS
 from danlu.tasks.classification import Classification
 from danlu.tasks.preprocess import PictureModel, Preprocess, PreprocessSettings
 
-__all__ = ["Trained", "open_trained"]
+__all__ = ["Trained", "is_coded", "open_trained"]
+
+# Coded files are read by the room that writes them, which stands below this one: its reader is found by name, as
+# everything registered is. The first bytes of such a file are these.
+_CODED = ("danlu.compress.dlz", "open_dlz")
+_CODED_MAGIC = b"\x89DLZ\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,9 @@ class Trained:
         run: the run folder.
         weights_hash: SHA-256 of the weights file.
         model_name: the registered name of the network.
-        which: ``best`` or ``last``.
+        which: ``best`` or ``last``; ``coded`` for a coded file.
+        edits: what was changed in the network's structure since ``create_model``, in order
+            (:class:`danlu.compress.edits.Edit`).
     """
 
     model: VisionModel
@@ -45,6 +53,7 @@ class Trained:
     weights_hash: str
     model_name: str
     which: str
+    edits: tuple[Any, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
@@ -59,16 +68,19 @@ class Trained:
 
 
 def open_trained(run: Path | str, which: Literal["best", "last"] = "best") -> Trained:
-    """Open the network of a run folder.
+    """Open the network of a run folder, or of a coded file (``.dlz``).
 
     Args:
-        run: the run folder.
-        which: the checkpoint with the best validation result, or the last one.
+        run: the run folder, or the file.
+        which: the checkpoint with the best validation result, or the last one; a coded file has one network.
 
     Raises:
         InputError: no run folder, a config that is not understood, a checkpoint that is missing, damaged or of another
             network; the message names the file or the tensor.
     """
+    if is_coded(run):
+        opened: Trained = getattr(importlib.import_module(_CODED[0]), _CODED[1])(Path(run))
+        return opened
     folder = open_run_folder(Path(run))
     config = folder.read_config()
     where = str(folder.config_path)
@@ -102,6 +114,15 @@ def open_trained(run: Path | str, which: Literal["best", "last"] = "best") -> Tr
         model_name=name,
         which=which,
     )
+
+
+def is_coded(path: Path | str) -> bool:
+    """Return whether ``path`` is a coded file: by its first bytes, or by its suffix where these are damaged."""
+    path = Path(path)
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(_CODED_MAGIC)) == _CODED_MAGIC or path.suffix.lower() == ".dlz"
 
 
 def _section(document: dict[str, Any], key: str, where: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from danlu.verbs import data, deploy, job, models, search
 from danlu.verbs.common import Common, Output, Training
+from danlu.verbs.compress import compress_verbs
 
 __all__ = ["GROUPS", "VERBS", "Common", "Output", "Training"]
 
@@ -33,6 +34,7 @@ VERBS: dict[str, Callable[..., Output]] = {
     "eval": deploy.evaluate,
     "analyze": models.analyze,
     "compress quantize": deploy.quantize,
+    **compress_verbs(),
     "export": deploy.export,
     "parity": deploy.parity,
     "bench": deploy.bench,

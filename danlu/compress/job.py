@@ -1,0 +1,129 @@
+"""Carry out one compression: open, apply, write the coded file, read it back, and write down what was measured."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from danlu.compress import METHODS
+from danlu.compress.base import Compressed, subject_of
+from danlu.compress.codings import Coded
+from danlu.compress.dlz import open_dlz, write_dlz
+from danlu.compress.retrain import validate
+from danlu.core.errors import CheckFailed, InputError
+from danlu.core.files import check_writable, sha256_file, write_json
+from danlu.core.log import logger
+from danlu.core.records import SCHEMA
+from danlu.core.settings import apply_overrides
+from danlu.tasks.trained import Trained, open_trained
+
+if TYPE_CHECKING:
+    from danlu.data.load import Data
+
+__all__ = ["run_method", "target_of"]
+
+
+def run_method(
+    run: Path | str | Trained,
+    method: str,
+    overrides: dict[str, Any],
+    *,
+    out: Path | None,
+    data: Data | None,
+    seed: int | None,
+    device: str,
+    threads: int | None,
+) -> dict[str, Any]:
+    """Compress a network and write it as a coded file; see :func:`danlu.compress.compress`."""
+    method = METHODS.check(method, "compress")
+    if METHODS.index[method].get("works_on") == "onnx":
+        raise InputError(f"{method} works on an ONNX file", where="compress", mend=f"danlu compress {method} RUN")
+    thing = METHODS.get(method)
+    # What is wrong with the request alone is found before anything is opened.
+    settings = apply_overrides(thing.Settings(), overrides)
+    trained = run if isinstance(run, Trained) else open_trained(run)
+    path = target_of(trained, method, out)
+    subject = subject_of(trained, data, seed=seed, device=device, threads=threads)
+    begin = time.perf_counter()
+    with subject.settled():
+        before = validate(subject, subject.model)
+        logger.info("%s: %s, validation accuracy %.4f before", method, subject.name, before["accuracy"])
+        done: Compressed = thing.apply(subject, settings)
+        after = validate(subject, done.model)
+        changed = settings.model_dump(mode="json", exclude_defaults=True)
+        coded = write_dlz(path, subject, done, method, changed)
+        _check_readable(path, done)
+    document = {
+        "schema": SCHEMA,
+        "method": {"name": method, "settings": settings.model_dump(mode="json"), "seed": subject.seed},
+        "source": {"run": subject.name, "weights": subject.weights_hash},
+        "file": path.name,
+        "sha256": sha256_file(path),
+        **_sizes(path, trained, done, coded),
+        "validation": {"before": before, "after": after},
+        "seconds": round(time.perf_counter() - begin, 3),
+        "report": done.report,
+    }
+    write_json(path.with_suffix(".json"), document)
+    return {**document, "path": str(path)}
+
+
+def target_of(trained: Trained, method: str, out: Path | None) -> Path:
+    """Return the file to write: ``out``, or ``RUN/<method>.dlz``, or ``NAME-<method>.dlz`` beside a coded file.
+
+    Raises:
+        InputError: not a name of a coded file, a folder that does not exist or cannot be written, or the input itself.
+    """
+    source = trained.run.file
+    if out is None:
+        out = source.with_name(f"{source.stem}-{method}.dlz") if source else trained.run.path / f"{method}.dlz"
+    if out.suffix != ".dlz" or out.is_dir():
+        raise InputError("is no name of a coded file", where=str(out), mend="give --out NAME.dlz")
+    if source is not None and out.resolve() == source.resolve():
+        raise InputError("is the file that is compressed", where=str(out), mend="give another --out")
+    if not out.parent.is_dir():
+        raise InputError("no such folder", where=str(out.parent), mend="make it, or give another --out")
+    check_writable(out.parent)
+    return out
+
+
+def _check_readable(path: Path, done: Compressed) -> None:
+    """See that the file holds the compressed network bit for bit; remove it if it does not."""
+    found = open_dlz(path).model.state_dict()
+    wrong = [
+        name
+        for name, value in done.model.state_dict().items()
+        if name not in found or not torch.equal(found[name], value.detach().cpu())
+    ]
+    if wrong:
+        path.unlink()
+        raise CheckFailed(f"{path} does not hold {', '.join(wrong[:5])} as they were; it was removed")
+
+
+def _sizes(path: Path, trained: Trained, done: Compressed, coded: list[Coded]) -> dict[str, Any]:
+    """Return the file's bytes, what they are for, and the tensors; the ratio is to float32 parameters and buffers."""
+    size = path.stat().st_size
+    dense = sum(value.numel() * value.element_size() for value in trained.model.state_dict().values())
+    split: dict[str, int] = {}
+    for one in coded:
+        for key, count in one.split.items():
+            split[key] = split.get(key, 0) + count
+    split = {"header": size - sum(split.values()), **split}
+    state = done.model.state_dict()
+    layers = [
+        {
+            "name": name,
+            "shape": list(value.shape),
+            "weights": value.numel(),
+            "kept": int(torch.count_nonzero(value)),
+            "bytes": len(one.payload),
+            "bits_a_weight": 8 * len(one.payload) / max(1, value.numel()),
+            **one.facts,
+            "split": one.split,
+        }
+        for (name, value), one in zip(state.items(), coded, strict=True)
+    ]
+    return {"bytes": size, "dense_bytes": dense, "ratio": dense / size, "split": split, "layers": layers}
