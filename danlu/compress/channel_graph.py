@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from danlu.compress.channel_rules import RULES, Labelled, pointwise
+from danlu.compress.channel_rules import RULES, pointwise
 from danlu.compress.labels import Array, Ties, varying
 from danlu.models.base import VisionModel
 from danlu.models.layers import LocalResponseNorm, SameAvgPool2d, SameMaxPool2d
@@ -67,6 +67,7 @@ class ChannelGraph:
         values: name of a parameter used outside such modules -> labels of its shape.
         stages: stage name -> label of each of its channels.
         inexact: modules whose result for what is kept depends on what is removed (a mean over channels, say).
+        mixed: the labels of these channels.
         batch: pictures in the trace.
     """
 
@@ -76,6 +77,7 @@ class ChannelGraph:
     values: dict[str, Array] = field(default_factory=dict)
     stages: dict[str, Array] = field(default_factory=dict)
     inexact: set[str] = field(default_factory=set)
+    mixed: set[int] = field(default_factory=set)
     batch: int = 2
 
     def refusals(self) -> dict[str, str]:
@@ -139,9 +141,10 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
         """The module at work is done."""
         self.stack.pop()
 
-    def cross(self) -> None:
-        """Note that the module at work mixes channels without weights."""
+    def cross(self, labels: Array) -> None:
+        """Note that the module at work mixes the channels ``labels`` without weights of its own for each."""
         self.graph.inexact.add(self.here)
+        self.graph.mixed.update(labels.reshape(-1).tolist())
 
     @contextmanager
     def resting(self) -> Iterator[None]:
@@ -204,6 +207,8 @@ def trace_channels(model: VisionModel, shape: tuple[int, int, int]) -> ChannelGr
     tracer.settle()
     for name, tensor in features.items():
         graph.stages[name] = tracer.vector(tensor, 1 if tensor.dim() == 4 else -1, "a stage of several axes")
+    mixed = np.fromiter(graph.mixed, dtype=np.int64, count=len(graph.mixed))
+    graph.mixed = set(graph.ties.roots(mixed).tolist()) - {0}
     graph.ties.reasons.sort(key=lambda row: len(row[0]))
     return graph
 
@@ -235,11 +240,11 @@ def _watched(twin: nn.Module, tracer: _Tracer) -> Iterator[None]:
     for name, module in twin.named_modules():
         handles.append(module.register_forward_pre_hook(lambda _m, _a, name=name: tracer.stack.append(name)))
         if isinstance(module, nn.Conv2d | nn.Linear):
-            module.forward = _layer_forward(name, module, tracer)  # type: ignore[method-assign]
+            module.forward = _layer_forward(name, module, tracer)  # type: ignore[assignment, method-assign]
         elif isinstance(module, LocalResponseNorm | nn.LocalResponseNorm):
-            module.forward = _alike_forward(module.forward, tracer, mixes=True)  # type: ignore[method-assign]
+            module.forward = _alike_forward(module.forward, tracer, mixes=True)  # type: ignore[assignment, method-assign]
         elif isinstance(module, SameAvgPool2d | SameMaxPool2d):
-            module.forward = _alike_forward(module.forward, tracer, mixes=False)  # type: ignore[method-assign]
+            module.forward = _alike_forward(module.forward, tracer, mixes=False)  # type: ignore[assignment, method-assign]
         handles.append(module.register_forward_hook(lambda _m, _a, _o: tracer.leave()))
     try:
         yield
@@ -248,15 +253,13 @@ def _watched(twin: nn.Module, tracer: _Tracer) -> Iterator[None]:
             handle.remove()
 
 
-def _alike_forward(
-    forward: Callable[[Tensor], Tensor], tracer: _Tracer, *, mixes: bool
-) -> Callable[[Tensor], Tensor]:
+def _alike_forward(forward: Callable[[Tensor], Tensor], tracer: _Tracer, *, mixes: bool) -> Callable[[Tensor], Tensor]:
     def run(x: Tensor) -> Tensor:
         with tracer.resting():
             output = forward(x)
-        if mixes:
-            tracer.cross()
         line = tracer.vector(x, 1, "channels on several axes")
+        if mixes:
+            tracer.cross(line)
         tracer.put(output, line.reshape(1, -1, 1, 1) if line.any() else line[:1].reshape(1, 1, 1, 1))
         return output
 
@@ -265,8 +268,9 @@ def _alike_forward(
 
 def _layer_forward(name: str, module: nn.Conv2d | nn.Linear, tracer: _Tracer) -> Callable[[Tensor], Tensor]:
     forward, graph = module.forward, tracer.graph
-    standardised = isinstance(module, nn.Conv2d) and any(key not in ("weight", "bias") for key, _ in
-                                                         module.named_parameters(recurse=False))
+    standardised = isinstance(module, nn.Conv2d) and any(
+        key not in ("weight", "bias") for key, _ in module.named_parameters(recurse=False)
+    )
 
     def run(x: Tensor) -> Tensor:
         with tracer.resting():
@@ -280,7 +284,7 @@ def _layer_forward(name: str, module: nn.Conv2d | nn.Linear, tracer: _Tracer) ->
                 _grouped(layer, module, graph.ties)
         graph.ties.tie(layer.inputs, inputs)
         if standardised:
-            graph.inexact.add(name)
+            tracer.cross(inputs)
         pixels = output.numel() // output.shape[0] // output.shape[axis]
         kernel = math.prod(module.kernel_size) if isinstance(module, nn.Conv2d) else 1
         layer.cost += pixels * kernel
@@ -304,6 +308,3 @@ def _grouped(layer: Layer, module: nn.Conv2d, ties: Ties) -> None:
     else:
         ties.along(inputs, 0)
         ties.along(outputs, 0)
-
-
-_: type[Labelled] = _Tracer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -38,8 +38,8 @@ class Labelled(Protocol):
     def norm(self, tensors: tuple[Any, ...], line: Array) -> bool:
         """Note the labels of a normalisation."""
 
-    def cross(self) -> None:
-        """Note that channels are mixed without weights."""
+    def cross(self, labels: Array) -> None:
+        """Note that these channels are mixed without weights."""
 
 
 Rule = Callable[[Labelled, Any, Any, Any], None]
@@ -113,7 +113,7 @@ def _reduce(state: Labelled, args: Any, kwargs: Any, output: Any) -> None:
             if set(varying(labels)) - set(axes):
                 state.ties.along(labels, axis)
             else:
-                state.cross()
+                state.cross(labels)
         lost = not set(varying(labels)) - set(axes)
         for axis in inside:
             labels = labels.take([0], axis=axis)
@@ -128,7 +128,7 @@ def _reduce(state: Labelled, args: Any, kwargs: Any, output: Any) -> None:
 def _softmax(state: Labelled, args: Any, kwargs: Any, output: Any) -> None:
     labels = state.labels(args[0])
     if args[1] % args[0].dim() in varying(labels):
-        state.cross()
+        state.cross(labels)
     state.put(output, labels)
 
 
@@ -205,7 +205,9 @@ def _cat(state: Labelled, args: Any, kwargs: Any, output: Tensor) -> None:
     axis = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % output.dim()
     tensors = [one for one in args[0] if one.dim() == output.dim()]
     labels = [state.labels(one) for one in tensors]
-    if all(one.shape[axis] == 1 for one in labels) and not any(_lone(one, t, axis) for one, t in zip(labels, tensors, strict=True)):
+    if all(one.shape[axis] == 1 for one in labels) and not any(
+        _lone(one, t, axis) for one, t in zip(labels, tensors, strict=True)
+    ):
         # Pieces along an axis without channels: what lies at one place of the other axes goes together.
         for one in labels[1:]:
             state.ties.tie(labels[0], one)
@@ -217,7 +219,9 @@ def _cat(state: Labelled, args: Any, kwargs: Any, output: Tensor) -> None:
         shape[axis] = tensor.shape[axis]
         full.append(np.broadcast_to(one, shape))
     others = np.broadcast_shapes(*[tuple(1 if i == axis else s for i, s in enumerate(one.shape)) for one in full])
-    wide = [np.broadcast_to(one, tuple(one.shape[axis] if i == axis else s for i, s in enumerate(others))) for one in full]
+    wide = [
+        np.broadcast_to(one, tuple(one.shape[axis] if i == axis else s for i, s in enumerate(others))) for one in full
+    ]
     state.put(output, np.concatenate(wide, axis=axis))
 
 
@@ -246,7 +250,7 @@ def _layer_norm(state: Labelled, args: Any, kwargs: Any, output: Any) -> None:
         state.ties.freeze(state.labels(x), f"{state.here}: normalises several axes")
         return
     line = state.vector(x, -1, "channels on several axes")
-    state.cross()
+    state.cross(line)
     if not state.norm(tuple(args[2:4]), line):
         state.ties.freeze(line, f"{state.here}: its width is fixed")
     state.put(_first(output), line.reshape((1,) * (x.dim() - 1) + (-1,)))
@@ -285,24 +289,59 @@ def _transposed(labels: Array, args: Any) -> Array:
 RULES: dict[Any, Rule] = {
     **dict.fromkeys(
         (
-            aten.clone, aten._to_copy, aten.detach, aten.alias, aten.native_dropout, aten.lift_fresh, aten.contiguous,
-            aten.relu_, aten.silu_, aten.hardtanh_, aten.hardswish_, aten.leaky_relu_, aten.gelu, aten.elu_,
-            aten.hardswish, aten.hardsigmoid,
-            aten.empty_like, aten.zeros_like, aten.ones_like, aten.full_like, aten.rand_like,
+            aten.clone,
+            aten._to_copy,
+            aten.detach,
+            aten.alias,
+            aten.native_dropout,
+            aten.lift_fresh,
+            aten.contiguous,
+            aten.relu_,
+            aten.silu_,
+            aten.hardtanh_,
+            aten.hardswish_,
+            aten.leaky_relu_,
+            aten.gelu,
+            aten.elu_,
+            aten.hardswish,
+            aten.hardsigmoid,
+            aten.empty_like,
+            aten.zeros_like,
+            aten.ones_like,
+            aten.full_like,
+            aten.rand_like,
         ),
         _same,
     ),
     **dict.fromkeys(
         (
-            aten.max_pool2d_with_indices, aten.avg_pool2d, aten._adaptive_avg_pool2d, aten.adaptive_max_pool2d,
-            aten.upsample_nearest2d, aten.upsample_bilinear2d, aten._upsample_bilinear2d_aa, aten.mkldnn_max_pool2d,
+            aten.max_pool2d_with_indices,
+            aten.avg_pool2d,
+            aten._adaptive_avg_pool2d,
+            aten.adaptive_max_pool2d,
+            aten.upsample_nearest2d,
+            aten.upsample_bilinear2d,
+            aten._upsample_bilinear2d_aa,
+            aten.mkldnn_max_pool2d,
         ),
         _spatial,
     ),
     **dict.fromkeys(
         (
-            aten.empty, aten.new_empty, aten.zeros, aten.ones, aten.new_zeros, aten.new_ones, aten.arange, aten.full,
-            aten.scalar_tensor, aten.bernoulli_, aten.rand, aten.randn, aten.fill_, aten.uniform_,
+            aten.empty,
+            aten.new_empty,
+            aten.zeros,
+            aten.ones,
+            aten.new_zeros,
+            aten.new_ones,
+            aten.arange,
+            aten.full,
+            aten.scalar_tensor,
+            aten.bernoulli_,
+            aten.rand,
+            aten.randn,
+            aten.fill_,
+            aten.uniform_,
         ),
         _nothing,
     ),
@@ -327,8 +366,12 @@ RULES: dict[Any, Rule] = {
     aten.constant_pad_nd: _pad,
     **dict.fromkeys(
         (
-            aten.native_batch_norm, aten.cudnn_batch_norm, aten._native_batch_norm_legit,
-            aten._native_batch_norm_legit_no_training, aten._batch_norm_with_update, aten._batch_norm_no_update,
+            aten.native_batch_norm,
+            aten.cudnn_batch_norm,
+            aten._native_batch_norm_legit,
+            aten._native_batch_norm_legit_no_training,
+            aten._batch_norm_with_update,
+            aten._batch_norm_no_update,
         ),
         _batch_norm,
     ),
@@ -336,8 +379,10 @@ RULES: dict[Any, Rule] = {
     aten.bmm: _products,
     **dict.fromkeys(
         (
-            aten._scaled_dot_product_flash_attention, aten._scaled_dot_product_flash_attention_for_cpu,
-            aten._scaled_dot_product_efficient_attention, aten._scaled_dot_product_attention_math,
+            aten._scaled_dot_product_flash_attention,
+            aten._scaled_dot_product_flash_attention_for_cpu,
+            aten._scaled_dot_product_efficient_attention,
+            aten._scaled_dot_product_attention_math,
         ),
         _attention,
     ),

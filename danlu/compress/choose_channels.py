@@ -23,7 +23,7 @@ from danlu.compress.edits import Edit
 from danlu.compress.labels import Array
 from danlu.core.errors import InputError
 
-__all__ = ["Criterion", "Family", "choose", "edits_of", "families", "layer_macs", "scores"]
+__all__ = ["Criterion", "Family", "choose", "edits_of", "families", "layer_macs", "scores", "silence"]
 
 Criterion = Literal["l2", "l1", "bn", "taylor", "random"]
 Floats = NDArray[np.float64]
@@ -69,10 +69,13 @@ def scores(
 
     for name, layer in graph.layers.items():
         if criterion != "bn":
-            weight = importance(f"{name}.weight", modules[name].weight)  # type: ignore[arg-type]
+            weight = importance(f"{name}.weight", modules[name].weight)
             rest = tuple(range(2, weight.dim()))
             add(layer.outputs, weight.sum(dim=(1, *rest)))
-            add(layer.inputs, weight.reshape(layer.groups, -1, *weight.shape[1:]).sum(dim=(1, *(d + 1 for d in rest))).flatten())
+            add(
+                layer.inputs,
+                weight.reshape(layer.groups, -1, *weight.shape[1:]).sum(dim=(1, *(d + 1 for d in rest))).flatten(),
+            )
     for name, line in graph.vectors.items():
         scale = getattr(modules[name], "weight", None)
         if isinstance(scale, Tensor) and (criterion != "bn" or isinstance(modules[name], nn.BatchNorm2d)):
@@ -146,20 +149,24 @@ def choose(
     score: Mapping[int, float],
     *,
     macs: float,
+    rest: float = 0.0,
     scope: Literal["global", "layer"] = "global",
     multiple: int = 1,
     least: float = 0.1,
+    reach: bool = True,
 ) -> set[int]:
     """Return the root labels to remove, the least important first, until at most the share ``macs`` of the work is left.
 
     Args:
         graph: of the network.
         score: root label -> how much it matters.
-        macs: share of the multiply-adds of layers that is kept, in (0, 1].
-        scope: ``layer``: the same share of every family; ``global``: one threshold for scores divided by their family's
-            mean.
+        macs: share of all multiply-adds that is kept, in (0, 1].
+        rest: multiply-adds outside the layers (of an attention), which are taken to stay.
+        scope: ``layer``: the same share of every family; ``global``: one threshold for scores, each divided by the mean
+            of its family.
         multiple: widths are rounded to multiples of it where they are not smaller.
-        least: share of every family that stays.
+        least: share of every layer's channels that stays.
+        reach: refuse a target that cannot be reached; otherwise go as far as possible.
 
     Raises:
         InputError: the target cannot be reached; the message says how far it goes.
@@ -169,7 +176,7 @@ def choose(
     relative = {
         one: [score[c] / (sum(score[x] for x in row) / len(row) or 1.0) for c in row] for one, row in ranked.items()
     }
-    dense = sum(layer_macs(graph, set()).values())
+    dense = sum(layer_macs(graph, set()).values()) + rest
     stays = _protected(graph, score, least)
     everything = np.sort(np.concatenate([relative[one] for one in groups])) if groups else np.zeros(0)
 
@@ -185,21 +192,25 @@ def choose(
     low, high = 0.0, 1.0
     for _ in range(24):
         middle = (low + high) / 2
-        if sum(layer_macs(graph, removed_at(middle)).values()) <= macs * dense:
+        if sum(layer_macs(graph, removed_at(middle)).values()) + rest <= macs * dense:
             high = middle
         else:
             low = middle
     found = removed_at(high)
-    left = sum(layer_macs(graph, found).values()) / dense
-    if left > macs:
-        refusals = [f"{name}: {why}" for name, why in list(graph.refusals().items())[:3]]
-        raise InputError(
-            f"macs = {macs:g} cannot be reached: {left:.3f} of the work is left when every family of layers keeps "
-            f"{least:g} of its channels; not pruned are {'; '.join(refusals)}",
-            where="prune-channels",
-            mend=f"ask for macs={left + 0.005:.2f} or more, or a smaller least",
-        )
+    left = (sum(layer_macs(graph, found).values()) + rest) / dense
+    if reach and left > macs:
+        raise _out_of_reach(graph, macs, left, least)
     return found
+
+
+def _out_of_reach(graph: ChannelGraph, macs: float, left: float, least: float) -> InputError:
+    refusals = [f"{name}: {why}" for name, why in list(graph.refusals().items())[:3]]
+    return InputError(
+        f"macs = {macs:g} cannot be reached: {left:.3f} of the work is left when every layer keeps {least:g} of its "
+        f"channels; not pruned are {'; '.join(refusals)}",
+        where="prune-channels",
+        mend=f"ask for macs={left + 0.005:.2f} or more, or a smaller least",
+    )
 
 
 def _protected(graph: ChannelGraph, score: Mapping[int, float], least: float) -> set[int]:
@@ -240,7 +251,8 @@ def edits_of(model: nn.Module, graph: ChannelGraph, removed: set[int]) -> tuple[
 
     modules: dict[str, list[int | None]] = {}
     for name, layer in graph.layers.items():
-        inputs, groups = keeps(layer.inputs), None
+        inputs = keeps(layer.inputs)
+        groups: int | None = None
         if layer.groups > 1 and layer.whole_groups:
             groups = int(inputs.reshape(layer.groups, -1)[:, 0].sum())
             inputs = np.ones(1, dtype=bool)
@@ -256,16 +268,40 @@ def edits_of(model: nn.Module, graph: ChannelGraph, removed: set[int]) -> tuple[
             if (number := place(line)) is not None:
                 values.setdefault(name, {})[str(axis)] = number
     stages = {name: int(keeps(line).sum()) for name, line in graph.stages.items() if not keeps(line).all()}
-    arguments = {"sets": sets, "modules": modules, "values": values, "numbers": _numbers(model, graph, keeps), "stages": stages}
-    made = [Edit("keep_channels", {key: value for key, value in arguments.items() if value or key in ("sets", "modules")})]
+    arguments = {
+        "sets": sets,
+        "modules": modules,
+        "values": values,
+        "numbers": _numbers(model, graph, keeps),
+        "stages": stages,
+    }
+    made = [
+        Edit("keep_channels", {key: value for key, value in arguments.items() if value or key in ("sets", "modules")})
+    ]
     heads = _heads(model, graph, keeps)
     return (*made, *([Edit("keep_heads", {"heads": heads})] if heads else []))
 
 
+@torch.no_grad()
+def silence(model: nn.Module, graph: ChannelGraph, removed: set[int]) -> None:
+    """Set to zero, in place, every weight that reads a channel of the classes ``removed``.
+
+    The network then computes what it computes without these channels, bit for bit but for the order of sums, unless a
+    class is among ``graph.mixed``: this is what pruning is proved against.
+    """
+    gone, modules = np.fromiter(removed, dtype=np.int64, count=len(removed)), dict(model.named_modules())
+    for name, layer in graph.layers.items():
+        if not layer.whole_groups:
+            dead = np.isin(graph.ties.roots(layer.inputs), gone).reshape(layer.groups, -1)[0]
+            modules[name].weight[:, torch.from_numpy(dead)] = 0.0
+
+
 def _lines(keep: NDArray[np.bool_]) -> dict[int, NDArray[np.bool_]]:
     """Return axis -> what is kept along it, of a box of kept values."""
-    lines = {axis: keep.any(axis=tuple(i for i in range(keep.ndim) if i != axis)) for axis in range(keep.ndim)}
-    box = np.ones((), dtype=bool)
+    lines: dict[int, NDArray[np.bool_]] = {}
+    for axis in range(keep.ndim):
+        lines[axis] = np.asarray(keep.any(axis=tuple(i for i in range(keep.ndim) if i != axis)))
+    box = np.ones((1,) * keep.ndim, dtype=bool)
     for axis, line in lines.items():
         box = box & line.reshape([-1 if i == axis else 1 for i in range(keep.ndim)])
     assert np.array_equal(np.broadcast_to(box, keep.shape), keep), "what is kept of a parameter is no box"

@@ -87,15 +87,17 @@ def varying(labels: Array) -> list[int]:
 
 def expand(labels: Array, shape: Sequence[int]) -> Array:
     """Return ``labels`` as an array of the tensor's ``shape``, without copying."""
-    return np.broadcast_to(labels, tuple(shape))
+    wide: Array = np.broadcast_to(labels, tuple(shape))
+    return wide
 
 
 def compress(labels: Any) -> Array:
     """Return ``labels`` with length 1 along the axes on which they do not depend."""
-    labels = np.asarray(labels)
+    labels = np.asarray(labels, dtype=np.int64)
     for axis, size in enumerate(labels.shape):
         if size > 1:
             first = labels.take([0], axis=axis)
             if (labels == first).all():
                 labels = first
-    return labels
+    found: Array = labels
+    return found

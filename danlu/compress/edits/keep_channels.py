@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -58,11 +59,12 @@ def keep_channels(
         owner, _, own = name.rpartition(".")
         for axis, place in axes.items():
             kept = pick(place)
-            assert kept is not None
+            if kept is None or owner not in found:
+                raise InputError(f"{name!r} is no parameter of this network")
             _replace(found[owner], own, _take(getattr(found[owner], own), int(axis), kept, name))
     for name, number in (numbers or {}).items():
         owner, _, own = name.rpartition(".")
-        if owner not in found or type(getattr(found[owner], own, None)) is not int or not 0 < number:
+        if owner not in found or type(getattr(found[owner], own, None)) is not int or not number > 0:
             raise InputError(f"{name!r} is no number of this network")
         setattr(found[owner], own, number)
     if stages:
@@ -80,9 +82,9 @@ def _stages(model: Any) -> tuple[Any, ...]:
 def _checked(numbers: Sequence[int]) -> Tensor:
     if not numbers or any(type(one) is not int or one < 0 for one in numbers):
         raise InputError("a set of channels holds something else than channel numbers")
-    if any(a >= b for a, b in zip(numbers, numbers[1:], strict=False)):
+    if any(a >= b for a, b in itertools.pairwise(numbers)):
         raise InputError("a set of channels is not ascending")
-    return torch.tensor(list(numbers), dtype=torch.int64)
+    return torch.tensor(list(numbers), dtype=torch.int64, device="cpu")
 
 
 def _take(tensor: Tensor, axis: int, kept: Tensor, name: str) -> Tensor:
@@ -94,7 +96,9 @@ def _take(tensor: Tensor, axis: int, kept: Tensor, name: str) -> Tensor:
 def _replace(owner: nn.Module, name: str, value: Tensor) -> None:
     old = getattr(owner, name)
     value = value.detach().clone(memory_format=torch.contiguous_format)
-    setattr(owner, name, nn.Parameter(value, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else value)
+    setattr(
+        owner, name, nn.Parameter(value, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else value
+    )
 
 
 def _shrink(layer: Any, name: str, inputs: Tensor | None, outputs: Tensor | None, groups: int | None) -> None:
