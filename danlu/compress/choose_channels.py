@@ -155,7 +155,7 @@ def choose(
     least: float = 0.1,
     reach: bool = True,
 ) -> set[int]:
-    """Return the root labels to remove, the least important first, until at most the share ``macs`` of the work is left.
+    """Return the root labels to remove, the least important first, until at most ``macs`` of the work is left.
 
     Args:
         graph: of the network.
@@ -264,8 +264,8 @@ def edits_of(model: nn.Module, graph: ChannelGraph, removed: set[int]) -> tuple[
     modules = {name: row for name, row in modules.items() if row[:2] != [None, None]}
     values: dict[str, dict[str, int]] = {}
     for name, labels in graph.values.items():
-        for axis, line in _lines(keeps(labels)).items():
-            if (number := place(line)) is not None:
+        for axis, kept in _lines(keeps(labels)).items():
+            if (number := place(kept)) is not None:
                 values.setdefault(name, {})[str(axis)] = number
     stages = {name: int(keeps(line).sum()) for name, line in graph.stages.items() if not keeps(line).all()}
     arguments = {
