@@ -101,6 +101,7 @@ class Compressed:
         report: plain values of the method's own: what was done, by which settings, what it measured on validation.
         hints: name of a tensor -> what is known about its values, where the writer should not have to find out.
         coder: which coders the writer may choose from, see :data:`danlu.compress.codings.CODERS`.
+        build: how the network is made where it is another than the subject's.
     """
 
     model: VisionModel
@@ -108,6 +109,7 @@ class Compressed:
     report: dict[str, Any] = field(default_factory=dict)
     hints: Mapping[str, Hint] = field(default_factory=dict)
     coder: str = "auto"
+    build: Mapping[str, Any] | None = None
 
 
 class Method(ABC, Generic[S]):

@@ -67,7 +67,7 @@ def write_dlz(
     coded = {name: encode_tensor(_array(value), done.hints.get(name), done.coder) for name, value in state.items()}
     used = {key: subject.effective["data"][key] for key in _USED if key in subject.effective["data"]}
     header = {
-        "build": dict(subject.build),
+        "build": dict(done.build or subject.build),
         "edits": [edit.to_json() for edit in done.edits],
         "structure": _structure((name, value.shape, value.dtype) for name, value in state.items()),
         "preprocess": subject.preprocess.model_dump(mode="json"),
