@@ -41,6 +41,10 @@ def subject(name: str = "lenet5", count: int = 96, twin: bool = True) -> Subject
                 module.running_var.copy_(torch.from_numpy(rng.uniform(0.5, 1.5, size)))  # type: ignore[union-attr]
                 # Some scales are below zero, as they are in trained networks.
                 module.weight.copy_(torch.from_numpy(rng.uniform(0.5, 1.5, size) * rng.choice([1, 1, 1, -1], size)))
+    for parameter in model.parameters():
+        if not parameter.any():  # layers that start at zero would hide what lies before them
+            with torch.no_grad():
+                parameter.copy_(torch.from_numpy(rng.normal(size=tuple(parameter.shape)) * 0.05))
     task = Classification(data.train.classes)
     effective: dict[str, Any] = {
         "data": {"name": "digits", "source": "digits", "hash": data.hash, "classes": list(task.classes), "seed": 0},
@@ -49,15 +53,14 @@ def subject(name: str = "lenet5", count: int = 96, twin: bool = True) -> Subject
         "preprocess": settings.model_dump(mode="json"),
         "seed": 0,
     }
-    chosen = np.arange(count, dtype=np.int64)
     return Subject(
         model=model.eval(),
         build=effective["model"],
         edits=(),
         preprocess=settings,
         task=task,
-        train=Subset(data.train, chosen),
-        validation=Subset(data.validation, chosen),
+        train=Subset(data.train, np.arange(count, dtype=np.int64)),
+        validation=Subset(data.validation, np.arange(min(count, len(data.validation)), dtype=np.int64)),
         settings=TrainConfig(batch_size=32),
         effective=effective,
         seed=0,

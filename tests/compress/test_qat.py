@@ -24,7 +24,7 @@ from danlu.compress.retrain import validate
 from danlu.core.errors import InputError
 from tests.compress.subjects import subject
 
-NETWORKS = ("lenet5", "resnet20", "mobilenet-v2", "vit-b16")
+NETWORKS = ("lenet5", "resnet20", "mobilenet_v2_cifar", "vit_s_16")
 
 
 def apply(network: Subject, **settings: Any) -> Compressed:
@@ -33,8 +33,7 @@ def apply(network: Subject, **settings: Any) -> Compressed:
 
 
 def pictures(network: Subject, count: int = 16) -> torch.Tensor:
-    size = network.preprocess.input_size
-    return torch.randn(count, 1, *size, generator=torch.Generator().manual_seed(3))
+    return qat._pictures(network, count)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
@@ -53,7 +52,7 @@ def test_every_network_is_rounded_saved_and_read_again(name: str, tmp_path: Path
     reference = network.model(x).detach()
     done = apply(network, bits=8, ranges="lsq")
     answer = done.model(x).detach()
-    assert (answer - reference).abs().max() < 0.2 * reference.abs().max()
+    assert (answer - reference).abs().max() < 0.2 * reference.abs().max() > 0
     assert not torch.equal(answer, reference)
     path = tmp_path / "网络.dlz"
     write_dlz(path, network, done, "qat", {})
@@ -66,7 +65,7 @@ def test_every_network_is_rounded_saved_and_read_again(name: str, tmp_path: Path
     assert done.report["weight_bytes"] < path.stat().st_size
 
 
-@pytest.mark.parametrize(("ranges", "bits"), itertools.product(("lsq", "pact", "minmax"), (8, 4, 2)))
+@pytest.mark.parametrize(("ranges", "bits"), list(itertools.product(("lsq", "pact", "minmax"), (8, 4, 2))))
 def test_a_trained_network_answers_alike_before_and_after_it_is_packed(
     ranges: Any, bits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,7 +135,7 @@ def _stop() -> None:
 
 
 def test_layers_that_read_one_tensor_share_its_range() -> None:
-    network = subject("resnet18")
+    network = subject("resnet18_cifar")
     plan = plan_layers(network.model, pictures(network, 2))
     assert plan.shared
     done = apply(network)
