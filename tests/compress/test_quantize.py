@@ -205,3 +205,32 @@ def test_reduced_range_uses_seven_bits(source: Path, tmp_path: Path) -> None:
     weights = [t for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1]
     assert weights
     assert all(np.abs(numpy_helper.to_array(tensor).astype(int)).max() <= 64 for tensor in weights)
+
+
+@pytest.mark.parametrize("rule", ["percentile", "entropy", "mse"])
+def test_other_rules_clip_outliers_and_answer_alike(rule: str, source: Path, tmp_path: Path) -> None:
+    report = quantize_onnx(source, tmp_path / "a.onnx", [pictures(64)], float_until="fed", rule=rule)
+    assert (report.method, report.layers, report.float_layers) == (rule, LAYERS, ())
+    reference, found = answers(source), answers(tmp_path / "a.onnx")
+    assert 0 < np.abs(found - reference).max() < 0.1 * np.abs(reference).max()
+    quantize_onnx(source, tmp_path / "b.onnx", [pictures(64)], float_until="fed")
+    assert (tmp_path / "a.onnx").read_bytes() != (tmp_path / "b.onnx").read_bytes()
+    with pytest.raises(InputError, match="unknown rule"):
+        quantize_onnx(source, tmp_path / "c.onnx", [pictures(4)], rule="best")
+
+
+def test_layers_stay_in_float_where_asked(source: Path, tmp_path: Path) -> None:
+    report = quantize_onnx(source, tmp_path / "a.onnx", [pictures(32)], float_until="fed", keep_float=["second"])
+    assert (report.layers, report.float_layers) == (("first", "logits"), ("second",))
+    said = OnnxRuntime.load(tmp_path / "a.onnx", threads=1).describe()
+    assert said["layers"] == {"int8": 2, "fp32": 1}
+    with pytest.raises(InputError, match="no layer 'nowhere'"):
+        quantize_onnx(source, tmp_path / "b.onnx", [pictures(4)], float_until="fed", keep_float=["nowhere"])
+
+
+def test_the_layer_that_hurts_has_the_least_signal_to_noise(tmp_path: Path) -> None:
+    onnx.save(make_model(outlier=100.0), tmp_path / "float.onnx")
+    quantize_onnx(tmp_path / "float.onnx", tmp_path / "int8.onnx", [pictures(64)], float_until="fed")
+    rows = layer_errors((tmp_path / "float.onnx").read_bytes(), (tmp_path / "int8.onnx").read_bytes(), pictures(32))
+    assert rows[0].layer == "second"
+    assert rows[0].snr_db == min(row.snr_db for row in rows) < 40
