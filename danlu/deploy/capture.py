@@ -75,8 +75,10 @@ def torch_threads(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def capture(trained: Trained) -> onnx.ModelProto:
+def capture(trained: Trained, *, folded: bool = True) -> onnx.ModelProto:
     """Return the network of ``trained`` as an ONNX graph: uint8 ``fitted`` [batch, h, w, C] to ``output_names``.
+
+    Batch normalisation is folded into the convolution before it, unless ``folded`` is False.
 
     The graph depends on the network alone: capturing it twice gives the same bytes.
 
@@ -95,6 +97,7 @@ def capture(trained: Trained) -> onnx.ModelProto:
                 (example,),
                 dynamo=True,
                 verbose=False,
+                optimize=folded,
                 opset_version=OPSET,
                 input_names=["fitted"],
                 output_names=list(probed.output_names),

@@ -22,7 +22,9 @@ __all__ = [
     "cleaned",
     "describe",
     "fitting",
+    "fitting_steps",
     "floats_first",
+    "needed_nodes",
     "with_outputs",
     "without_fitting",
 ]
@@ -331,15 +333,61 @@ def floats_first(model: onnx.ModelProto, outputs: Sequence[str]) -> onnx.ModelPr
     if transpose is None or cast is None or {transpose.op_type, cast.op_type} != {"Transpose", "Cast"}:
         raise ValueError("the graph does not begin with a transposition and a conversion to float32")
     sides = [entry.dim_value for entry in graph.input[0].type.tensor_type.shape.dim]
-    needed, nodes = set(outputs), []
-    for node in reversed([node for node in graph.node if node.name not in (transpose.name, cast.name)]):
-        if needed & set(node.output):
-            nodes.append(node)
-            needed |= set(node.input)
-    tensors = [tensor for tensor in graph.initializer if tensor.name in needed]
+    nodes = needed_nodes(graph.node, outputs, [cast.output[0]])
+    used = {name for node in nodes for name in node.input}
+    tensors = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.node[:], graph.input[:], graph.initializer[:], changed.metadata_props[:]
-    graph.node.extend(reversed(nodes))
+    graph.node.extend(nodes)
     graph.initializer.extend(tensors)
     shape = [1, sides[3], sides[1], sides[2]]
     graph.input.append(onnx.helper.make_tensor_value_info(cast.output[0], onnx.TensorProto.FLOAT, shape))
     return changed
+
+
+def fitting_steps(model: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelProto] | None:
+    """Return the resize and the crop of an artifact's graph as two graphs of their own, or None where it has none.
+
+    The first maps uint8 ``pictures`` [B, H, W, C] of another size to the resized ones, the second those to the crop.
+    """
+    import onnx
+
+    front = [node for node in model.graph.node if node.name.startswith(_FRONT)]
+    branches = [a.g for node in front if node.op_type == "If" for a in node.attribute if a.name == "else_branch"]
+    resize = next((node for branch in branches for node in branch.node if node.op_type == "Resize"), None)
+    if resize is None:
+        return None
+    (branch,) = branches
+    resized, cover, cropped = resize.output[0], resize.input[3], branch.output[0].name
+    nodes = [node for node in front if node.op_type != "If"] + list(branch.node)
+    # Alone, the crop reads the size it crops from off the picture it is given.
+    seen = onnx.helper.make_node("Shape", [resized], [cover], start=1, end=3)
+    found = []
+    for given, wanted, more in ((INPUT, resized, []), (resized, cropped, [seen])):
+        step = onnx.ModelProto(ir_version=model.ir_version)
+        step.opset_import.extend(model.opset_import)
+        step.graph.name = "step"
+        step.graph.node.extend([*more, *needed_nodes(nodes, [wanted], {given, *(cover for _ in more)})])
+        shape = ["batch", "height", "width", _channels_of(model)]
+        step.graph.input.append(onnx.helper.make_tensor_value_info(given, onnx.TensorProto.UINT8, shape))
+        step.graph.output.append(onnx.helper.make_tensor_value_info(wanted, onnx.TensorProto.UINT8, shape))
+        found.append(step)
+    return found[0], found[1]
+
+
+def _channels_of(model: onnx.ModelProto) -> int:
+    return int(model.graph.input[0].type.tensor_type.shape.dim[3].dim_value)
+
+
+def needed_nodes(
+    nodes: Sequence[onnx.NodeProto], wanted: Iterable[str], given: Iterable[str] = ()
+) -> list[onnx.NodeProto]:
+    """Return those of ``nodes`` that compute the tensors ``wanted`` from the tensors ``given``, in their order."""
+    stop, needed, kept = set(given), set(wanted), []
+    for node in reversed(nodes):
+        if (set(node.output) & needed) - stop:
+            kept.append(node)
+            needed |= {name for name in node.input if name not in stop}
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    needed |= {name for inner in attribute.g.node for name in inner.input if name not in stop}
+    return kept[::-1]

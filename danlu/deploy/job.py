@@ -20,7 +20,8 @@ from danlu.data.load import Data
 from danlu.data.loader import Loader
 from danlu.deploy.artifact import read_artifact
 from danlu.deploy.card import GOLDEN_PICTURES, card_of, model_card, pack_golden
-from danlu.deploy.parity import compare_logits, compare_stages, labels_for, logits_of, telling_pictures
+from danlu.deploy.finding import find
+from danlu.deploy.parity import compare_logits, labels_for, logits_of, sources_of, telling_pictures
 from danlu.deploy.runtimes.onnxruntime import OnnxRuntime
 from danlu.deploy.subjects import LOGITS, ArtifactSubject, EagerSubject, Subject
 from danlu.tasks.trained import Trained
@@ -88,7 +89,7 @@ class ExportJob:
         """Compare an artifact with the reference on both splits, and stage by stage.
 
         Returns:
-            ``validation``, ``test``, ``stages`` and ``first_bad_stage``; and the validation pictures that differ most
+            ``validation``, ``test``, ``stages``, ``finding`` and ``first_bad_stage``; and the validation pictures that differ most
             together with the first ones, on which the stages were compared.
         """
         found: dict[str, Any] = {}
@@ -104,9 +105,13 @@ class ExportJob:
                 found[split] = compare_logits(reference, answers[split], labels, precision=precision)
             chosen = telling_pictures(self.reference["validation"], answers["validation"])
             pictures = self.loaders["validation"].pictures(chosen)
-            found["stages"], first = compare_stages(self.eager, artifact, pictures)
-        held = artifact.precision != "fp32" or found["validation"]["passed"]
-        found["first_bad_stage"] = None if held else first or LOGITS
+            found["stages"], finding = find(self.eager, artifact, pictures, sources_of(self.data.validation))
+        exact, validation = artifact.precision == "fp32", found["validation"]
+        if exact and finding is not None and finding.serious:
+            validation["passed"] = False
+        held = validation["passed"]
+        found["finding"] = None if finding is None or held else finding.to_record()
+        found["first_bad_stage"] = None if held or not exact else finding.stage if finding is not None else LOGITS
         return found, pictures
 
     def calibration(self, count: int, batch: int) -> Iterator[Pictures]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,12 +13,16 @@ from numpy.typing import NDArray
 from danlu.core.environment import usable_cores
 from danlu.core.errors import InputError
 from danlu.deploy.artifact import ArtifactInfo, parse_model, read_bytes
+from danlu.deploy.culprit import softmax
 from danlu.deploy.folder import MANIFEST, read_folder
+from danlu.deploy.front import Front, graph_front, shared_front
 from danlu.deploy.graph import with_outputs
 from danlu.deploy.runtimes import RUNTIMES, Runtime
 from danlu.deploy.runtimes.onnxruntime import OnnxRuntime
 
 if TYPE_CHECKING:
+    import onnx
+
     from danlu.evaluate import Predictor
     from danlu.tasks.trained import Trained
 
@@ -65,6 +70,11 @@ class Subject(Protocol):
         split_seed: of the split of that data, or None.
     """
 
+    @property
+    def front(self) -> Front:
+        """The steps from a picture file to the pixels the network is fed."""
+        ...
+
     name: str
     kind: str
     precision: str
@@ -80,6 +90,18 @@ class Subject(Protocol):
 
     def stages(self, pictures: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """Return the output of each stage, the preprocessing first and the logits last."""
+        ...
+
+    def probabilities(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return probabilities [B, K] for uint8 pictures [B, h, w, C]."""
+        ...
+
+    def graph(self, *, folded: bool = True) -> onnx.ModelProto | None:
+        """Return the network as an ONNX graph where there is one, with batch normalisation folded away or not."""
+        ...
+
+    def executed(self) -> str | None:
+        """Return the precision that is really executed, or None where that is not known."""
         ...
 
 
@@ -106,6 +128,8 @@ class EagerSubject:
         self._network = copy.deepcopy(trained.picture_model).to(memory_format=torch.channels_last)
         self._probed = Probed(trained).eval()
         self._full_precision, self._prefix = full_precision, STAGE_PREFIX
+        self.front = shared_front(self.size, self.channels)
+        self._trained, self._graphs = trained, dict[bool, Any]()
 
     def logits(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return logits [B, K] for uint8 pictures [B, h, w, C]."""
@@ -121,7 +145,40 @@ class EagerSubject:
         return {**named, LOGITS: _array(values[LOGITS])}
 
 
-def _tensor(pictures: NDArray[np.uint8]) -> Any:
+    def probabilities(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return probabilities [B, K] for uint8 pictures [B, h, w, C]."""
+        return softmax(self.logits(pictures))
+
+    def pixels(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the network's input [B, C, H, W] before it is normalised, in 0…255."""
+        preprocess = self._probed.preprocess
+        with self._full_precision():
+            return _array((preprocess(_tensor(pictures)) - preprocess.shift) / preprocess.scale)
+
+    def network_stages(self, floats: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Return the output of each stage and the logits for the network's own input [B, C, H, W]."""
+        with self._full_precision():
+            values = self._probed.network(_tensor(np.ascontiguousarray(floats)))
+        names = [name for name in self._probed.output_names if name != f"{self._prefix}preprocess"]
+        named = {name.removeprefix(self._prefix): value for name, value in zip(names, values, strict=True)}
+        logits = named.pop(LOGITS)
+        named.pop("probabilities", None)
+        return {name: _array(value) for name, value in named.items()} | {LOGITS: _array(logits)}
+
+    def graph(self, *, folded: bool = True) -> onnx.ModelProto | None:
+        """Return the network as a graph, with batch normalisation folded away or not; computed once."""
+        if folded not in self._graphs:
+            from danlu.deploy.capture import capture
+
+            self._graphs[folded] = capture(self._trained, folded=folded)
+        return self._graphs[folded]
+
+    def executed(self) -> str | None:
+        """Return the precision that is really executed, where that can be known."""
+        return self.precision
+
+
+def _tensor(pictures: NDArray[Any]) -> Any:
     import torch
 
     # torch warns of memory it may not write to; it does not write.
@@ -152,6 +209,20 @@ class ArtifactSubject:
         self.data_hash = self.info.hashes.get("data")
         self.split_seed: int | None = self.info.split["seed"] if self.info.split else None
         self._staged: OnnxRuntime | None = None
+
+    @functools.cached_property
+    def front(self) -> Front:
+        """The steps from a file to the pixels: those of the graph where it resizes itself."""
+        found = graph_front(parse_model(self._model, self.name), self.size, self.channels)
+        return found or shared_front(self.size, self.channels)
+
+    def graph(self, *, folded: bool = True) -> onnx.ModelProto | None:
+        """Return the artifact's own graph."""
+        return parse_model(self._model, self.name)
+
+    def executed(self) -> str | None:
+        """Return the precision that is really executed."""
+        return str(self.runtime.describe()["precision"])
 
     def logits(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return logits [B, K] for uint8 pictures [B, H, W, C] of any size."""
@@ -192,7 +263,16 @@ class FolderSubject:
         self.size, self.channels = self.info.picture_size, self.info.channels
         self.data_hash = self.info.hashes.get("data")
         self.split_seed: int | None = self.info.split["seed"] if self.info.split else None
+        self.front = shared_front(self.size, self.channels)
         self._staged: Runtime | None = None
+
+    def graph(self, *, folded: bool = True) -> onnx.ModelProto | None:
+        """Return None: the runtime keeps no ONNX graph."""
+        return None
+
+    def executed(self) -> str | None:
+        """Return the precision that is really executed."""
+        return str(self.runtime.describe()["precision"])
 
     def logits(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return logits [B, K] for uint8 pictures [B, H, W, C] of any size."""

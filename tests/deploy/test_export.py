@@ -73,7 +73,7 @@ def test_parity_is_recorded(lenet: tuple[Path, dict[str, Any]], data: Data) -> N
         assert 0 < fp32["relative"] < 1e-5
         assert fp32["accuracy_a"] == fp32["accuracy_b"] > 0.9
         assert parity["int8"][split]["relative"] > 1e-4
-    stages = ["preprocess", "c1", "s2", "c3", "s4", "logits"]
+    stages = ["decode", "colour order", "resize", "crop", "normalise", "c1", "s2", "c3", "s4", "logits", "post-processing"]
     assert [row["stage"] for row in parity["fp32"]["stages"]] == stages
     assert [row["stage"] for row in parity["int8"]["stages"]] == stages
     assert all(row["relative"] < 0.1 for row in parity["int8"]["stages"])
@@ -188,7 +188,7 @@ def not_a_number(graph: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("fault", "stage"),
     [
-        (swapped_statistics, "preprocess"),
+        (swapped_statistics, "normalise"),
         (small_change("conv1.weight"), "first"),
         (small_change("conv2.weight"), "second"),
         (small_change("conv2.bias", 1.1), "second"),
