@@ -200,9 +200,11 @@ def _refuse(job: ExportJob, found: dict[str, Any], facts: dict[str, Any]) -> Non
     validation = found["validation"]
     relative = validation["relative"]
     size = "not finite" if relative is None else f"{relative:.2g} of the largest logit (allowed: {TOLERANCE:g})"
+    finding = found["finding"] or {}
+    cause = f"\n  likely cause: {finding['cause']}" if finding.get("cause") else ""
     raise CheckFailed(
         f"{job.trained.model_name}: the ONNX form does not answer as PyTorch does; it differs first at stage "
-        f"{found['first_bad_stage']!r}\n  largest logit difference over {validation['n']:,} validation pictures: "
+        f"{found['first_bad_stage']!r}{cause}\n  largest logit difference over {validation['n']:,} validation pictures: "
         f"{size}; {validation['flips']} flips that are no ties\n  no artifact is left in {job.fp32.parent}"
     )
 
