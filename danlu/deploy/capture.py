@@ -106,7 +106,16 @@ def capture(trained: Trained, *, folded: bool = True) -> onnx.ModelProto:
         except OnnxExporterError as error:
             reason = " ".join(str(error.__cause__ or error).split())[:400]
             raise CheckFailed(f"{trained.model_name} cannot be translated to ONNX: {reason}") from error
-    assert program is not None
+        assert program is not None
+        if not folded:
+            from onnxscript import optimizer
+
+            # Shapes and casts that are constants are computed; what is a layer stays one.
+            optimizer.fold_constants(program.model, onnx_shape_inference=True)
+            optimizer.inline(program.model)
+            from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+            RemoveUnusedNodesPass()(program.model)
     # Parameters are called after their module, whatever holds it for the translation.
     prefixes = [f"{name}." for name, module in probed.named_modules() if module is trained.model]
     return cleaned(program.model_proto, probed.output_names, prefixes)

@@ -223,9 +223,9 @@ def _why_resize(given: Pixels, wanted: Pixels, found: NDArray[Any], source: Any)
         stretched = "the sides are scaled each by its own factor (the picture is stretched)"
         same = found.shape[0] < wanted.shape[0] or found.shape[1] < wanted.shape[1]
         return stretched if same else f"another size before the crop: {found.shape[:2]}, not {wanted.shape[:2]}"
-    for name, other in _resizes(given, wanted.shape[0], wanted.shape[1]):
-        if _near(found, other):
-            return name
+    ways = _resizes(given, wanted.shape[0], wanted.shape[1])
+    if explained := list(dict.fromkeys(name for name, other in ways if _near(found, other))):
+        return " or ".join(explained)
     centred = float((found.astype(np.float64) - wanted).mean())
     if 0.2 < abs(centred) < 1.2 and np.abs(found.astype(np.float64) - wanted).max() <= 3:
         return "values are cut off instead of rounded"

@@ -7,7 +7,7 @@ where they say so.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from danlu.deploy.artifact import INPUT, ArtifactInfo
@@ -379,14 +379,21 @@ def _channels_of(model: onnx.ModelProto) -> int:
 
 
 def needed_nodes(
-    nodes: Sequence[onnx.NodeProto], wanted: Iterable[str], given: Iterable[str] = ()
+    nodes: Sequence[onnx.NodeProto],
+    wanted: Iterable[str],
+    given: Iterable[str] = (),
+    skip: Collection[str] = (),
 ) -> list[onnx.NodeProto]:
-    """Return those of ``nodes`` that compute the tensors ``wanted`` from the tensors ``given``, in their order."""
+    """Return those of ``nodes`` that compute the tensors ``wanted`` from the tensors ``given``, in their order.
+
+    Of operators named in ``skip`` only the first input is followed.
+    """
     stop, needed, kept = set(given), set(wanted), []
     for node in reversed(nodes):
         if (set(node.output) & needed) - stop:
             kept.append(node)
-            needed |= {name for name in node.input if name not in stop}
+            inputs = node.input[:1] if node.op_type in skip else node.input
+            needed |= {name for name in inputs if name not in stop}
             for attribute in node.attribute:
                 if attribute.HasField("g"):
                     needed |= {name for inner in attribute.g.node for name in inner.input if name not in stop}

@@ -22,6 +22,8 @@ __all__ = ["Layer", "differences", "layers_between", "rounding_of"]
 # Shape arithmetic and what leaves values as they are.
 _SILENT = frozenset({"Constant", "Identity", "Shape", "Dropout", "Gather", "Unsqueeze", "Squeeze", "ConstantOfShape"})
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "LayerNormalization"})
+# Operators whose second input is a shape: how it was computed is no matter.
+_SHAPED = frozenset({"Reshape", "Expand"})
 # What an operator does where it says nothing.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "Conv": {"strides": "ones", "pads": "zeros", "dilations": "ones", "group": 1, "auto_pad": "NOTSET"},
@@ -93,7 +95,7 @@ def layers_between(model: onnx.ModelProto, first: Iterable[str], last: str) -> l
                 if attribute.name == "value":
                     constants[node.output[0]] = attribute.t
     found = []
-    for place, node in enumerate(needed_nodes(graph.node, [last], first)):
+    for place, node in enumerate(needed_nodes(graph.node, [last], first, skip=_SHAPED)):
         if node.op_type in _SILENT or node.name.startswith("fit."):
             continue
         weights = {
@@ -104,8 +106,9 @@ def layers_between(model: onnx.ModelProto, first: Iterable[str], last: str) -> l
         attributes = {a.name: _plain(onnx.helper.get_attribute_value(a)) for a in node.attribute if not a.HasField("g")}
         told = {key: value for key, value in attributes.items() if key not in _UNTOLD}
         name = node.name or f"{node.op_type} {place}"
-        filled = _filled(node.op_type, told, weights)
-        found.append(Layer(name, node.op_type, filled, weights, sum(bool(name) for name in node.input)))
+        op = "Reshape" if node.op_type == "Flatten" and told.get("axis", 1) == 1 else node.op_type
+        filled = _filled(op, {} if op == "Reshape" else told, weights)
+        found.append(Layer(name, op, filled, weights, sum(bool(name) for name in node.input)))
     return found
 
 
@@ -161,7 +164,9 @@ def _extra(layer: Layer) -> str:
         return "saturation: values are clipped"
     if layer.op in ("QuantizeLinear", "DequantizeLinear"):
         return "values are quantised"
-    return f"a layer {layer.op} that the other has not"
+    if layer.op in ("Transpose", "Reshape"):
+        return f"layout: a {layer.op} that the reference has not"
+    return f"a layer {layer.op} that the reference has not"
 
 
 def _compare(a: Layer, b: Layer) -> Iterator[str]:

@@ -182,7 +182,11 @@ def foreign_model(eager: EagerSubject) -> onnx.ModelProto:
     assert graph is not None
     model = onnx.ModelProto()
     model.CopyFrom(graph)
-    nodes = needed_nodes(model.graph.node, ["logits"], ["stage.preprocess"])
+    nodes = needed_nodes(model.graph.node, ["logits"], ["stage.preprocess"], skip={"Reshape"})
+    for node in nodes:
+        if node.op_type == "Reshape":
+            node.op_type = "Flatten"
+            del node.attribute[:], node.input[1:]
     used = {name for node in nodes for name in node.input}
     tensors = [tensor for tensor in model.graph.initializer if tensor.name in used]
     del model.graph.node[:], model.graph.initializer[:], model.graph.input[:], model.graph.output[:]
@@ -538,3 +542,37 @@ def flat_transposed(model: onnx.ModelProto) -> None:
 
 
 assert OPSET == 18
+
+
+def clean_forms(eager: EagerSubject, data: Data, folder: Path, *, ncnn: bool = False) -> dict[str, Any]:
+    """Return forms of one network that answer alike, by their name: none of them may raise an alarm."""
+    from danlu.deploy.convert import to_ncnn, to_openvino
+    from danlu.deploy.folder import write_folder
+    from danlu.deploy.subjects import FolderSubject
+
+    network = eager._trained
+    model, bare = artifact_model(network, data), foreign_model(eager)
+    info = ArtifactInfo.from_metadata({entry.key: entry.value for entry in model.metadata_props}, "clean")
+    given, last = onnx.ModelProto(), onnx.ModelProto()
+    given.CopyFrom(bare)
+    probabilities_out("once")(given)
+    last.CopyFrom(bare)
+    before_first(("Transpose", {"perm": [0, 3, 1, 2]}, []))(last)
+    shape = last.graph.input[0].type.tensor_type.shape
+    for side, value in zip(shape.dim[1:], (SIDE, SIDE, eager.channels), strict=True):
+        side.dim_value = value
+    forms: dict[str, Any] = {
+        "artifact": ArtifactSubject(sealed(model), "model.onnx", 1),
+        "foreign": ForeignSubject(bare.SerializeToString(), "foreign.onnx", eager, 1),
+        "foreign, probabilities": ForeignSubject(given.SerializeToString(), "foreign.onnx", eager, 1),
+        "foreign, channels last": ForeignSubject(last.SerializeToString(), "foreign.onnx", eager, 1),
+        "program": Program(eager, resize=pil_resize(Image.Resampling.BILINEAR)),
+    }
+    for kind, convert in (("openvino", to_openvino), *((("ncnn", to_ncnn),) if ncnn else ())):
+        path = folder / kind
+        path.mkdir(parents=True, exist_ok=True)
+        converted = convert(model, info)
+        outside, tensors = converted.outside, converted.tensors
+        write_folder(path, kind, converted.contents, info, outside=outside, tensors=tensors)
+        forms[kind] = FolderSubject(path, kind, 1)
+    return forms
