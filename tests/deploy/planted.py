@@ -254,7 +254,7 @@ def grey_program(colour: Callable[[Any], Any]) -> Make:
 
 
 def opened(source: Any) -> Image.Image:
-    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    return Image.open(io.BytesIO(source if isinstance(source, bytes) else Path(source).read_bytes()))
 
 
 def raw_decode(change: Callable[[Image.Image], Any]) -> Callable[[Any], Any]:
