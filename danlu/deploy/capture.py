@@ -75,8 +75,10 @@ def torch_threads(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def capture(trained: Trained) -> onnx.ModelProto:
+def capture(trained: Trained, *, folded: bool = True) -> onnx.ModelProto:
     """Return the network of ``trained`` as an ONNX graph: uint8 ``fitted`` [batch, h, w, C] to ``output_names``.
+
+    Batch normalisation is folded into the convolution before it, unless ``folded`` is False.
 
     The graph depends on the network alone: capturing it twice gives the same bytes.
 
@@ -95,6 +97,7 @@ def capture(trained: Trained) -> onnx.ModelProto:
                 (example,),
                 dynamo=True,
                 verbose=False,
+                optimize=folded,
                 opset_version=OPSET,
                 input_names=["fitted"],
                 output_names=list(probed.output_names),
@@ -103,7 +106,16 @@ def capture(trained: Trained) -> onnx.ModelProto:
         except OnnxExporterError as error:
             reason = " ".join(str(error.__cause__ or error).split())[:400]
             raise CheckFailed(f"{trained.model_name} cannot be translated to ONNX: {reason}") from error
-    assert program is not None
+        assert program is not None
+        if not folded:
+            from onnxscript import optimizer
+
+            # Shapes and casts that are constants are computed; what is a layer stays one.
+            optimizer.fold_constants(program.model, onnx_shape_inference=True)
+            optimizer.inline(program.model)
+            from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+            RemoveUnusedNodesPass()(program.model)
     # Parameters are called after their module, whatever holds it for the translation.
     prefixes = [f"{name}." for name, module in probed.named_modules() if module is trained.model]
     return cleaned(program.model_proto, probed.output_names, prefixes)

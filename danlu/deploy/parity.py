@@ -9,7 +9,7 @@ pictures. Validation decides, the test split reports.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from danlu.core.errors import InputError
 from danlu.core.log import progress
 from danlu.data.decode import change_channels, decode
 from danlu.data.loader import Loader
+from danlu.deploy.artifact import parse_model, read_bytes
+from danlu.deploy.culprit import softmax
 from danlu.deploy.subjects import LOGITS, ArtifactSubject, EagerSubject, Subject, open_subject, threads_of
 
 if TYPE_CHECKING:
@@ -30,10 +32,10 @@ __all__ = [
     "TOLERANCE",
     "compare_logits",
     "compare_resize",
-    "compare_stages",
     "labels_for",
     "logits_of",
     "parity",
+    "sources_of",
     "telling_pictures",
 ]
 
@@ -44,6 +46,8 @@ _MOST_LOST = 0.005
 _MOST_LOST_PICTURES = 2
 _STAGE_PICTURES = 64
 _RESIZE_PICTURES = 200
+_LEARN_PICTURES = 8
+_FRONT_PICTURES = 24
 
 Logits = NDArray[np.float32]
 
@@ -140,37 +144,6 @@ def telling_pictures(a: Logits, b: Logits, most: int = _STAGE_PICTURES) -> NDArr
     return chosen.astype(np.int64)
 
 
-def compare_stages(
-    a: Subject, b: Subject, pictures: NDArray[np.uint8], tolerance: float = TOLERANCE
-) -> tuple[list[dict[str, Any]], str | None]:
-    """Compare stage by stage, the preprocessing first and the logits last.
-
-    Returns:
-        rows ``{"stage", "max_abs", "relative"}`` (relative to the largest value of the stage in ``a``; ``None`` where
-        values are not finite or shapes differ), and the first stage that differs by more than ``tolerance``, or None.
-    """
-    ours, theirs = a.stages(pictures), b.stages(pictures)
-    rows: list[dict[str, Any]] = []
-    first: str | None = None
-    for stage, values in ours.items():
-        if stage not in theirs:
-            continue
-        difference, relative = _distance(values, theirs[stage])
-        rows.append({"stage": stage, "max_abs": difference, "relative": relative})
-        if first is None and (relative is None or relative > tolerance):
-            first = stage
-    return rows, first
-
-
-def _distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> tuple[float | None, float | None]:
-    if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
-        return None, None
-    difference, scale = float(np.abs(a - b).max()), float(np.abs(a).max())
-    if scale == 0:
-        return difference, 0.0 if difference == 0 else None
-    return difference, difference / scale
-
-
 def compare_resize(artifact: ArtifactSubject, dataset: Dataset, most: int = _RESIZE_PICTURES) -> dict[str, Any] | None:
     """Feed pictures of their own size, one by one, and compare with the shared decoder's resize and crop.
 
@@ -203,27 +176,29 @@ def compare_resize(artifact: ArtifactSubject, dataset: Dataset, most: int = _RES
 
 
 def parity(
-    a: Path | str | Trained, b: Path | str | Trained, data: Data, *, threads: int | None = None
+    a: Path | str | Trained | Subject, b: Path | str | Trained | Subject, data: Data, *, threads: int | None = None
 ) -> dict[str, Any]:
-    """Compare two forms of a network on a data set.
+    """Compare two forms of a network on a data set, from the picture file to the metric.
 
     Args:
-        a: the reference: a run folder, an artifact, or an open network.
-        b: the other one; held to the float32 rule unless one of the two is quantised.
+        a: the reference: a run folder, an artifact, an open network, or a subject.
+        b: the other one, or a foreign ONNX file; held to the float32 rule unless one of the two is of lower precision.
         data: its validation split decides, its test split reports.
-        threads: of PyTorch and ONNX Runtime; the usable cores when not given.
+        threads: of PyTorch and of the runtimes; the usable cores when not given.
 
     Returns:
-        ``a``, ``b``, ``precision`` (which rule held), ``tolerance``, ``validation`` and ``test`` (see
-        :func:`compare_logits`), ``stages``, ``first_bad_stage`` and ``passed``.
+        ``a``, ``b``, ``precision`` (which rule held), ``matched`` (``by name`` or ``by value``), ``tolerance``,
+        ``validation`` and ``test`` (see :func:`compare_logits`), ``stages`` (a row for each step that was compared),
+        ``finding`` (see :class:`danlu.deploy.finding.Finding`, or None), ``first_bad_stage`` and ``passed``.
 
     Raises:
         InputError: something that cannot be opened, two networks for different classes, or the data one of them was
             trained on, split by another seed.
     """
     threads = threads_of(None, threads)
-    first, second = open_subject(a, threads), open_subject(b, threads)
-    if any(isinstance(subject, EagerSubject) for subject in (first, second)):
+    first = _opened(a, threads, None)
+    second = _opened(b, threads, first)
+    if any(subject.kind == EagerSubject.kind for subject in (first, second)):
         from danlu.deploy.capture import torch_threads
 
         with torch_threads(threads):
@@ -231,7 +206,25 @@ def parity(
     return _parity(first, second, data)
 
 
+def _opened(source: Path | str | Trained | Subject, threads: int, guide: Subject | None) -> Subject:
+    """Open one side; a foreign file needs the other one, which came first, to be understood."""
+    if hasattr(source, "logits") and hasattr(source, "front"):
+        return cast("Subject", source)
+    if isinstance(source, Path | str) and Path(source).is_file():
+        from danlu.deploy.foreign import ForeignSubject, is_foreign
+
+        data = read_bytes(Path(source))
+        if is_foreign(parse_model(data, str(source))):
+            if guide is None:
+                mend = "give the run or the artifact first, the foreign file second"
+                raise InputError("is a foreign ONNX file, and cannot be the reference", where=str(source), mend=mend)
+            return ForeignSubject(data, str(source), guide, threads)
+    return open_subject(cast("Path | str | Trained", source), threads)
+
+
 def _parity(first: Subject, second: Subject, data: Data) -> dict[str, Any]:
+    from danlu.deploy.finding import find
+
     if set(first.classes) != set(second.classes):
         raise InputError(
             f"knows {len(second.classes)} classes, {first.name} knows {len(first.classes)}; they are not the same",
@@ -241,24 +234,57 @@ def _parity(first: Subject, second: Subject, data: Data) -> dict[str, Any]:
     for subject in (first, second):
         for split in ("validation", "test"):
             data.check_unseen(split, subject.name, subject.data_hash, subject.split_seed)
-    order = np.array([second.classes.index(name) for name in first.classes])
+    if learn := getattr(second, "learn", None):
+        loader = Loader(data.validation, first.size, first.channels)
+        learn(loader.pictures(np.arange(min(_LEARN_PICTURES, len(data.validation)), dtype=np.int64)))
     precision = next((s.precision for s in (second, first) if s.precision != "fp32"), "fp32")
     found: dict[str, Any] = {"a": first.name, "b": second.name, "precision": precision, "tolerance": TOLERANCE}
+    found["matched"] = "by value" if hasattr(second, "matches") else "by name"
+    chosen = np.arange(min(len(data.validation), _STAGE_PICTURES // 2), dtype=np.int64)
     for split in ("validation", "test"):
-        dataset = data.split(split)
-        labels = labels_for(first, dataset)
-        loaders = [Loader(dataset, subject.size, subject.channels) for subject in (first, second)]
-        ours = logits_of(first, loaders[0], f"parity {split}, a")
-        theirs = logits_of(second, loaders[1], f"parity {split}, b")[:, order]
-        found[split] = compare_logits(ours, theirs, labels, precision=precision)
-        if split == "validation":
-            same = (first.size, first.channels, first.classes) == (second.size, second.channels, second.classes)
-            bad = None
-            found["stages"] = []
-            if same:
-                pictures = loaders[0].pictures(telling_pictures(ours, theirs))
-                found["stages"], bad = compare_stages(first, second, pictures)
-    failed = not found["validation"]["passed"]
-    found["first_bad_stage"] = (bad or LOGITS) if failed and precision == "fp32" else None
-    found["passed"] = not failed
+        compared = _compare_split(first, second, data, split, precision)
+        found[split] = compared[0]
+        if split == "validation" and compared[1] is not None:
+            chosen = compared[1]
+    pictures = Loader(data.validation, first.size, first.channels).pictures(chosen)
+    found["stages"], finding = find(first, second, pictures, sources_of(data.validation))
+    passed = bool(found["validation"]["passed"]) and (finding is None or not finding.serious or precision != "fp32")
+    if passed and finding is not None and finding.serious:
+        finding = None  # of lower precision by nature, and it holds its accuracy
+    found["finding"] = finding.to_record() if finding is not None else None
+    found["first_bad_stage"] = None if passed else finding.stage if finding is not None else LOGITS
+    found["passed"] = passed
     return found
+
+
+def _compare_split(
+    first: Subject, second: Subject, data: Data, split: str, precision: str
+) -> tuple[dict[str, Any], NDArray[np.int64] | None]:
+    """Compare all logits of a split; return the figures and the pictures that differ most."""
+    dataset = data.split(split)
+    labels = labels_for(first, dataset)
+    order = np.array([second.classes.index(name) for name in first.classes])
+    loaders = [Loader(dataset, subject.size, subject.channels) for subject in (first, second)]
+    ours = logits_of(first, loaders[0], f"parity {split}, a")
+    if getattr(second, "gives", LOGITS) == "probabilities":
+        ours = np.log(np.maximum(softmax(ours), 1e-30))
+    try:
+        theirs = logits_of(second, loaders[1], f"parity {split}, b", getattr(second, "batch", None) or BATCH)[:, order]
+    except Exception as error:  # whatever the runtime raises for its graph: the steps are then looked at one by one
+        if isinstance(error, InputError | MemoryError):
+            raise
+        return _no_answer(ours, labels, error), None
+    if theirs.shape != ours.shape:
+        return _no_answer(ours, labels, ValueError(f"logits {theirs.shape}, not {ours.shape}")), None
+    return compare_logits(ours, theirs, labels, precision=precision), telling_pictures(ours, theirs)
+
+
+def _no_answer(ours: Logits, labels: NDArray[np.int64], error: Exception) -> dict[str, Any]:
+    found = compare_logits(ours, np.full_like(ours, np.nan), labels)
+    return {**found, "error": " ".join(str(error).split())[:300]}
+
+
+def sources_of(dataset: Dataset, most: int = _FRONT_PICTURES) -> list[Any]:
+    """Return up to ``most`` picture files or pixels of a data set, evenly spread: what the first steps are compared on."""
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(most, len(dataset))).round().astype(np.int64))
+    return [dataset[index].picture for index in chosen.tolist()]

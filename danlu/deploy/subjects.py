@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,14 +13,29 @@ from numpy.typing import NDArray
 from danlu.core.environment import usable_cores
 from danlu.core.errors import InputError
 from danlu.deploy.artifact import ArtifactInfo, parse_model, read_bytes
+from danlu.deploy.culprit import softmax
+from danlu.deploy.folder import MANIFEST, read_folder
+from danlu.deploy.front import Front, graph_front, shared_front
 from danlu.deploy.graph import with_outputs
+from danlu.deploy.runtimes import RUNTIMES, Runtime
 from danlu.deploy.runtimes.onnxruntime import OnnxRuntime
 
 if TYPE_CHECKING:
+    import onnx
+
     from danlu.evaluate import Predictor
     from danlu.tasks.trained import Trained
 
-__all__ = ["LOGITS", "ArtifactSubject", "EagerSubject", "Subject", "open_subject", "predictor_for", "threads_of"]
+__all__ = [
+    "LOGITS",
+    "ArtifactSubject",
+    "EagerSubject",
+    "FolderSubject",
+    "Subject",
+    "open_subject",
+    "predictor_for",
+    "threads_of",
+]
 
 LOGITS = "logits"
 
@@ -45,7 +61,8 @@ class Subject(Protocol):
 
     Attributes:
         name: what messages call it.
-        precision: ``fp32`` or ``int8``.
+        kind: what runs it: ``PyTorch`` or the name of a runtime.
+        precision: ``fp32``, ``bf16`` or ``int8``.
         classes: class names in the order of the logits.
         size: (height, width) pictures are fitted to.
         channels: of the pictures.
@@ -54,7 +71,13 @@ class Subject(Protocol):
         trained_on: ``train``, or ``train+validation``.
     """
 
+    @property
+    def front(self) -> Front:
+        """The steps from a picture file to the pixels the network is fed."""
+        ...
+
     name: str
+    kind: str
     precision: str
     classes: tuple[str, ...]
     size: tuple[int, int]
@@ -71,10 +94,23 @@ class Subject(Protocol):
         """Return the output of each stage, the preprocessing first and the logits last."""
         ...
 
+    def probabilities(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return probabilities [B, K] for uint8 pictures [B, h, w, C]."""
+        ...
+
+    def graph(self, *, folded: bool = True) -> onnx.ModelProto | None:
+        """Return the network as an ONNX graph where there is one, with batch normalisation folded away or not."""
+        ...
+
+    def executed(self) -> str | None:
+        """Return the precision that is really executed, or None where that is not known."""
+        ...
+
 
 class EagerSubject:
     """A trained network in eager PyTorch, float32."""
 
+    kind = "PyTorch"
     precision = "fp32"
 
     def __init__(self, trained: Trained) -> None:
@@ -95,6 +131,8 @@ class EagerSubject:
         self._network = copy.deepcopy(trained.picture_model).to(memory_format=torch.channels_last)
         self._probed = Probed(trained).eval()
         self._full_precision, self._prefix = full_precision, STAGE_PREFIX
+        self.front = shared_front(self.size, self.channels)
+        self._trained, self._graphs = trained, dict[bool, Any]()
 
     def logits(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return logits [B, K] for uint8 pictures [B, h, w, C]."""
@@ -110,7 +148,40 @@ class EagerSubject:
         return {**named, LOGITS: _array(values[LOGITS])}
 
 
-def _tensor(pictures: NDArray[np.uint8]) -> Any:
+    def probabilities(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return probabilities [B, K] for uint8 pictures [B, h, w, C]."""
+        return softmax(self.logits(pictures))
+
+    def pixels(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the network's input [B, C, H, W] before it is normalised, in 0…255."""
+        preprocess = self._probed.preprocess
+        with self._full_precision():
+            return _array((preprocess(_tensor(pictures)) - preprocess.shift) / preprocess.scale)
+
+    def network_stages(self, floats: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Return the output of each stage and the logits for the network's own input [B, C, H, W]."""
+        with self._full_precision():
+            values = self._probed.network(_tensor(np.ascontiguousarray(floats)))
+        names = [name for name in self._probed.output_names if name != f"{self._prefix}preprocess"]
+        named = {name.removeprefix(self._prefix): value for name, value in zip(names, values, strict=True)}
+        logits = named.pop(LOGITS)
+        named.pop("probabilities", None)
+        return {name: _array(value) for name, value in named.items()} | {LOGITS: _array(logits)}
+
+    def graph(self, *, folded: bool = True) -> onnx.ModelProto | None:
+        """Return the network as a graph, with batch normalisation folded away or not; computed once."""
+        if folded not in self._graphs:
+            from danlu.deploy.capture import capture
+
+            self._graphs[folded] = capture(self._trained, folded=folded)
+        return self._graphs[folded]
+
+    def executed(self) -> str | None:
+        """Return the precision that is really executed, where that can be known."""
+        return self.precision
+
+
+def _tensor(pictures: NDArray[Any]) -> Any:
     import torch
 
     # torch warns of memory it may not write to; it does not write.
@@ -130,6 +201,8 @@ class ArtifactSubject:
         threads: of one prediction.
     """
 
+    kind = "onnxruntime"
+
     def __init__(self, model: bytes, name: str, threads: int | None = None) -> None:
         self.name, self._model, self._threads = name, model, threads
         self.runtime = OnnxRuntime.load(model, threads=threads)
@@ -141,6 +214,20 @@ class ArtifactSubject:
         self.split_seed: int | None = split.get("seed")
         self.trained_on: str = split.get("trained_on", "train")
         self._staged: OnnxRuntime | None = None
+
+    @functools.cached_property
+    def front(self) -> Front:
+        """The steps from a file to the pixels: those of the graph where it resizes itself."""
+        found = graph_front(parse_model(self._model, self.name), self.size, self.channels)
+        return found or shared_front(self.size, self.channels)
+
+    def graph(self, *, folded: bool = True) -> onnx.ModelProto | None:
+        """Return the artifact's own graph."""
+        return parse_model(self._model, self.name)
+
+    def executed(self) -> str | None:
+        """Return the precision that is really executed."""
+        return str(self.runtime.describe()["precision"])
 
     def logits(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return logits [B, K] for uint8 pictures [B, H, W, C] of any size."""
@@ -163,8 +250,61 @@ class ArtifactSubject:
         }
 
 
+class FolderSubject:
+    """An artifact's folder in the runtime it is for.
+
+    Args:
+        path: the folder with ``artifact.json``.
+        name: what messages call it.
+        threads: of one prediction.
+    """
+
+    def __init__(self, path: Path, name: str, threads: int | None = None) -> None:
+        folder = read_folder(path)
+        self.name, self.kind, self._path, self._threads = name, folder.runtime, path, threads
+        self.runtime: Runtime = RUNTIMES.get(RUNTIMES.check(folder.runtime, str(path))).load(path, threads=threads)
+        self.info = folder.info
+        self.precision, self.classes = self.info.precision, self.info.classes
+        self.size, self.channels = self.info.picture_size, self.info.channels
+        self.data_hash = self.info.hashes.get("data")
+        split = self.info.split or {}
+        self.split_seed: int | None = split.get("seed")
+        self.trained_on: str = split.get("trained_on", "train")
+        self.front = shared_front(self.size, self.channels)
+        self._staged: Runtime | None = None
+
+    def graph(self, *, folded: bool = True) -> onnx.ModelProto | None:
+        """Return None: the runtime keeps no ONNX graph."""
+        return None
+
+    def executed(self) -> str | None:
+        """Return the precision that is really executed."""
+        return str(self.runtime.describe()["precision"])
+
+    def logits(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return logits [B, K] for uint8 pictures [B, H, W, C] of any size."""
+        return np.asarray(self.runtime.predict(pictures, [LOGITS])[LOGITS], dtype=np.float32)
+
+    def probabilities(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return probabilities [B, K] for uint8 pictures [B, H, W, C] of any size."""
+        return np.asarray(self.runtime.predict(pictures, ["probabilities"])["probabilities"], dtype=np.float32)
+
+    def stages(self, pictures: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """Return the output of each stage, the preprocessing first and the logits last."""
+        tensors = list(self.info.stages.values())
+        if self._staged is None:
+            self._staged = self.runtime
+            if self.kind == "openvino":  # gives no tensor that it was not asked for when it was compiled
+                from danlu.deploy.runtimes.openvino import OpenVINO
+
+                self._staged = OpenVINO.load(self._path, threads=self._threads, extra=tensors)
+        values = self._staged.predict(pictures, [*tensors, LOGITS])
+        named = {**self.info.stages, LOGITS: LOGITS}
+        return {stage: np.asarray(values[tensor], dtype=np.float32) for stage, tensor in named.items()}
+
+
 def open_subject(source: Path | str | Trained, threads: int | None = None) -> Subject:
-    """Open a run folder, a coded file, an artifact, or a network that is already open.
+    """Open a run folder, a coded file, an artifact (a file or a folder), or a network that is already open.
 
     Raises:
         InputError: none of these.
@@ -172,6 +312,8 @@ def open_subject(source: Path | str | Trained, threads: int | None = None) -> Su
     if not isinstance(source, Path | str):
         return EagerSubject(source)
     path = Path(source)
+    if (path / MANIFEST).is_file():
+        return FolderSubject(path, str(path), threads)
     # A coded file is told by its suffix before torch is imported to look into it.
     if path.is_dir() or path.suffix.lower() == ".dlz":
         from danlu.tasks.trained import open_trained

@@ -57,7 +57,9 @@ def test_the_run_folder_gets_both_artifacts_and_the_record(lenet: tuple[Path, di
     assert sorted(path.name for path in run.iterdir()) == [
         "checkpoints",
         "config.json",
+        "model.int8.md",
         "model.int8.onnx",
+        "model.md",
         "model.onnx",
         "record.json",
     ]
@@ -73,7 +75,7 @@ def test_parity_is_recorded(lenet: tuple[Path, dict[str, Any]], data: Data) -> N
         assert 0 < fp32["relative"] < 1e-5
         assert fp32["accuracy_a"] == fp32["accuracy_b"] > 0.9
         assert parity["int8"][split]["relative"] > 1e-4
-    stages = ["preprocess", "c1", "s2", "c3", "s4", "logits"]
+    stages = ["decode", "colour order", "resize", "crop", "normalise", "c1", "s2", "c3", "s4", "logits", "post-processing"]
     assert [row["stage"] for row in parity["fp32"]["stages"]] == stages
     assert [row["stage"] for row in parity["int8"]["stages"]] == stages
     assert all(row["relative"] < 0.1 for row in parity["int8"]["stages"])
@@ -167,7 +169,9 @@ def test_quiet_and_tidy(
     assert list(scratch.iterdir()) == []
     assert capfd.readouterr() == ("", "")
     assert (logging.getLogger().handlers, logging.getLogger().filters) == (handlers, filters)
-    assert sorted(path.name for path in tiny.run.path.iterdir()) == ["model.int8.onnx", "model.onnx", "record.json"]
+    assert sorted(path.name for path in tiny.run.path.iterdir()) == [
+        *("model.int8.md", "model.int8.onnx", "model.md", "model.onnx", "record.json")
+    ]
     assert torch.get_float32_matmul_precision() == "highest"
 
 
@@ -188,7 +192,7 @@ def not_a_number(graph: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("fault", "stage"),
     [
-        (swapped_statistics, "preprocess"),
+        (swapped_statistics, "normalise"),
         (small_change("conv1.weight"), "first"),
         (small_change("conv2.weight"), "second"),
         (small_change("conv2.bias", 1.1), "second"),
@@ -218,7 +222,7 @@ def test_really_swapped_statistics_are_found(tiny: Trained, data: Data, monkeypa
     wrong = settings.model_copy(update={"mean": settings.std, "std": settings.mean})
     faulty = replace(tiny, preprocess=Preprocess(wrong).eval())
     monkeypatch.setattr("danlu.deploy.export.capture", lambda trained: capture(faulty))
-    with pytest.raises(CheckFailed, match="at stage 'preprocess'"):
+    with pytest.raises(CheckFailed, match="(?s)at stage 'normalise'.*mean or std"):
         export(tiny, data, threads=1)
 
 
@@ -265,7 +269,7 @@ def test_int8_that_loses_too_much_is_left_out(tiny: Trained, data: Data, monkeyp
     assert "conv2" in int8["reason"]
     assert found["artifacts"]["int8"]["file"] is None
     assert found["artifacts"]["fp32"]["file"] == "model.onnx"
-    assert sorted(path.name for path in tiny.run.path.iterdir()) == ["model.onnx", "record.json"]
+    assert sorted(path.name for path in tiny.run.path.iterdir()) == ["model.md", "model.onnx", "record.json"]
     with pytest.raises(CheckFailed, match=r"(?s)INT8 is not delivered.*conv2"):
         export(unfit, data, int8=True, threads=1)
     assert (tiny.run.path / "model.onnx").is_file()

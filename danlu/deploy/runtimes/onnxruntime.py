@@ -20,7 +20,7 @@ from danlu.core.errors import InputError, nearest_names
 from danlu.deploy.artifact import read_bytes
 from danlu.deploy.runtimes import RUNTIMES
 
-__all__ = ["OnnxRuntime"]
+__all__ = ["OnnxRuntime", "open_session"]
 
 _PROVIDER = "CPUExecutionProvider"
 _QUIET = 4  # fatal only: what goes wrong is raised as well
@@ -78,25 +78,10 @@ class OnnxRuntime:
         return cls(model, where, threads or usable_cores())
 
     def _options(self) -> onnxruntime.SessionOptions:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = _QUIET
-        # Threads that spin while they wait take time from whatever else runs on the machine.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NOWHERE)
-        return options
+        return _options(self.threads)
 
     def _open(self, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-        try:
-            return onnxruntime.InferenceSession(self._model, options, providers=[_PROVIDER])
-        except _REFUSALS as error:
-            reason = " ".join(str(error).split())[:300]
-            raise InputError(
-                f"ONNX Runtime cannot load it ({reason})",
-                where=self._where,
-                mend="give the .onnx file that `danlu export` wrote; it is whole in one file",
-            ) from None
+        return open_session(self._model, self._where, options=options)
 
     def predict(self, pictures: NDArray[np.uint8], outputs: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
         """Return the named outputs (all when not given) for uint8 pictures [B, H, W, C]."""
@@ -162,6 +147,36 @@ class OnnxRuntime:
     def _side(self, place: int) -> int:
         size = json.loads(self.metadata.get("danlu.picture_size", "[32, 32]"))
         return int(size[place])
+
+
+def _options(threads: int) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _QUIET
+    # Threads that spin while they wait take time from whatever else runs on the machine.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NOWHERE)
+    return options
+
+
+def open_session(
+    model: bytes, where: str, threads: int = 1, *, options: onnxruntime.SessionOptions | None = None
+) -> onnxruntime.InferenceSession:
+    """Open the bytes of an ONNX file, of this tool or not; data outside of them is never read.
+
+    Raises:
+        InputError: ONNX Runtime refuses the graph.
+    """
+    try:
+        return onnxruntime.InferenceSession(model, options or _options(threads), providers=[_PROVIDER])
+    except _REFUSALS as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"ONNX Runtime cannot load it ({reason})",
+            where=where,
+            mend="give the .onnx file that `danlu export` wrote; it is whole in one file",
+        ) from None
 
 
 RUNTIMES.register(OnnxRuntime.name, OnnxRuntime, __name__, title="ONNX Runtime", devices=["cpu"], artifacts=["onnx"])
