@@ -269,8 +269,10 @@ def export_run(
     return folder.read_record()
 
 
-def bench_run(path: Path, *, threads: int | None = None) -> dict[str, Any]:
+def bench_run(path: Path, *, threads: int | None = None, **options: Any) -> dict[str, Any]:
     """Benchmark a run folder and its artifacts; return the record's section, and write the report anew.
+
+    ``options`` are those of :func:`danlu.deploy.benchmark.bench`.
 
     Raises:
         InputError: no run folder, or its data has changed.
@@ -282,7 +284,7 @@ def bench_run(path: Path, *, threads: int | None = None) -> dict[str, Any]:
     folder = open_run_folder(path)
     with folder.locked():
         trained = open_trained(path)
-        measured = bench(trained, data_of(folder), threads=_threads(trained, threads))
+        measured = bench(trained, data_of(folder), threads=_threads(trained, threads), **options)
         build_report(folder)
     return measured
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from danlu.verbs import data, deploy, job, models, search
+from danlu.verbs import data, deploy, job, models, search, speed
 from danlu.verbs.common import Common, Output, Training
 
 __all__ = ["GROUPS", "VERBS", "Common", "Output", "Training"]
@@ -35,7 +35,7 @@ VERBS: dict[str, Callable[..., Output]] = {
     "compress quantize": deploy.quantize,
     "export": deploy.export,
     "parity": deploy.parity,
-    "bench": deploy.bench,
+    "bench": speed.bench,
     "predict": deploy.predict,
     "report": job.report,
     "env": job.env,

@@ -1,4 +1,4 @@
-"""The verbs of a trained network: eval, compress quantize, export, parity, bench, predict."""
+"""The verbs of a trained network: eval, compress quantize, export, parity, predict."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from danlu import terminal
 from danlu.verbs.common import Common, Output, parity_lines
 
-__all__ = ["bench", "evaluate", "export", "parity", "predict", "quantize"]
+__all__ = ["evaluate", "export", "parity", "predict", "quantize"]
 
 
 def evaluate(
@@ -109,24 +109,6 @@ def parity(
 
     document = compare(a, b, load_data(data, seed=seed), threads=threads)
     return Output(document, _proof(document), int(not document["passed"]))
-
-
-def bench(run: Path, /, *, threads: int | None = None, common: Common | None = None) -> Output:
-    """Measure latency and throughput of PyTorch and of the run's artifacts, interleaved, at batch 1 and 32.
-
-    Parameters
-    ----------
-    run
-        The run folder.
-    threads
-        Processor threads of every runtime; those the training measured as the fastest when not given.
-    """
-    from danlu.pipeline import bench_run
-
-    document = bench_run(run, threads=threads)
-    ratios = [{**r, "median": f"{r['median']:.2f}× ({r['low']:.2f}–{r['high']:.2f})"} for r in document["ratios"]]
-    ratios = [{key: row[key] for key in ("a", "b", "batch", "median")} for row in ratios]
-    return Output(document, terminal.rows(document["rows"]) + "\n\n" + terminal.rows(ratios))
 
 
 def predict(
