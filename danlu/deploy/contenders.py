@@ -221,7 +221,7 @@ def eager_answer(trained: Trained, precision: str) -> tuple[Any, Callable[[Pictu
     network, task, preprocess = trained.model.eval(), trained.task, trained.preprocess
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     if precision == "bf16":
-        network = copy.deepcopy(network).to(dtype=dtype, memory_format=torch.channels_last)
+        network = copy.deepcopy(network).to(dtype).to(memory_format=torch.channels_last)
 
     def answer(pictures: Pictures) -> Any:
         with torch.inference_mode():

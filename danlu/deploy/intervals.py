@@ -68,7 +68,7 @@ def _ordered(values: ArrayLike) -> NDArray[np.float64]:
 
 
 def _binomial_cdf(n: int, q: float) -> NDArray[np.float64]:
-    """Return P(at most k of n) for k = 0 … n, each with chance ``q`` in (0, 1); in logarithms, so that large n holds."""
+    """Return P(at most k of n) for k = 0 … n, each with chance ``q`` in (0, 1), by logarithms."""
     k = np.arange(n + 1)
     log_factorial = np.concatenate(([0.0], np.cumsum(np.log(np.arange(1, n + 1)))))
     log_chance = log_factorial[n] - log_factorial[k] - log_factorial[n - k] + k * math.log(q) + (n - k) * math.log1p(-q)

@@ -106,7 +106,7 @@ def _single_stream(contenders: Sequence[Contender], pictures: Pictures, wanted: 
     for contender in contenders:
         times = calls[contender.name]
         median, low, high = median_interval([np.median(burst) for burst in times])
-        row = {"runtime": contender.name, "precision": contender.precision}
+        row: dict[str, Any] = {"runtime": contender.name, "precision": contender.precision}
         row |= _latencies(np.concatenate(times))
         row["median_ms"] = _figure(1000 * median, 1000 * low, 1000 * high)
         rows.append({**row, "calls": repeats * queries})
