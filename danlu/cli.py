@@ -95,7 +95,9 @@ def _dispatch(tokens: list[str]) -> int:
     from danlu import verbs
     from danlu.core import log
     from danlu.core.environment import is_writer
+    from danlu.core.silence import silence
 
+    silence()
     app = _app()
     try:
         verb, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)

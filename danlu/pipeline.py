@@ -248,22 +248,49 @@ def evaluate_any(
 
 
 def export_run(
-    path: Path, *, int8: bool | None = None, out: Path | None = None, threads: int | None = None
+    path: Path,
+    *,
+    to: str = "onnx",
+    int8: bool | None = None,
+    bf16: bool = False,
+    out: Path | None = None,
+    threads: int | None = None,
+    package: Path | None = None,
+    download: bool = False,
 ) -> dict[str, Any]:
     """Export a run folder on the data it was trained on; return its record, and write its report anew.
 
+    Args:
+        path: the run folder.
+        to: ``onnx``, or a runtime of :data:`danlu.deploy.targets.TARGETS`.
+        int8: for ONNX ``None`` delivers INT8 where it holds, ``True`` demands it; elsewhere ``True`` asks for it.
+        bf16: bfloat16, where the runtime has it.
+        out: where to; beside the run's other files when not given.
+        threads: of PyTorch and of the runtime.
+        package: the ``.tgz`` of onnxruntime-web, for ``web``.
+        download: whether that may be fetched.
+
     Raises:
-        InputError: no run folder, or its data has changed.
+        InputError: no run folder, its data has changed, or something the runtime has not.
         CheckFailed: the export is out of tolerance, or INT8 was demanded and does not hold.
     """
     from danlu.deploy.export import export
+    from danlu.deploy.targets import export_to
     from danlu.report import build_report
     from danlu.tasks.trained import open_trained
 
+    if int8 and bf16:
+        raise InputError("--int8 and --bf16 exclude each other", mend="give one of them")
+    precision = "int8" if int8 else "bf16" if bf16 else "fp32"
     folder = open_run_folder(path)
     with folder.locked():
         try:
-            export(open_trained(path), data_of(folder), int8=int8, out=out, threads=threads)
+            trained, data = open_trained(path), data_of(folder)
+            if to == "onnx" and not bf16:
+                export(trained, data, int8=int8, out=out, threads=threads)
+            else:
+                more = {"package": package, "download": download}
+                export_to(trained, data, to, precision=precision, out=out, threads=threads, **more)
         finally:
             build_report(folder)
     return folder.read_record()

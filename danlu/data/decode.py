@@ -42,6 +42,7 @@ __all__ = [
     "change_channels",
     "decode",
     "fit",
+    "fit_steps",
     "inspect",
     "prepare",
     "resized_size",
@@ -299,10 +300,15 @@ def fit(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     A picture of the right size is returned as it is. Of one much longer than the crop only the middle is resized, so
     that 1 × 60000 pixels take no more memory than any other.
     """
+    return fit_steps(picture, size)[1]
+
+
+def fit_steps(picture: NDArray[np.uint8], size: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return both steps of :func:`fit`: the resized picture that covers ``size``, and its centre [h, w, C]."""
     h, w = size
     height, width = picture.shape[:2]
     if (height, width) == (h, w):
-        return picture
+        return picture, picture
     new_h, new_w = resized_size(height, width, size)
     if new_h > 4 * h and height > 16:
         picture = _middle(picture, 0, max(8, -(-4 * h * height // new_h)))
@@ -314,7 +320,7 @@ def fit(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
         image = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
         resized = np.asarray(image.resize((new_w, new_h), Image.Resampling.BILINEAR)).reshape(new_h, new_w, -1)
     top, left = (new_h - h) // 2, (new_w - w) // 2
-    return np.ascontiguousarray(resized[top : top + h, left : left + w])
+    return resized, np.ascontiguousarray(resized[top : top + h, left : left + w])
 
 
 def _middle(picture: NDArray[np.uint8], axis: int, length: int) -> NDArray[np.uint8]:

@@ -54,6 +54,9 @@ class ArtifactInfo:
         version: of the danlu that wrote it.
         split: ``seed`` of the split of the data it was trained on, and whether the test split was given
             (``test_given``); None where an older version wrote the artifact.
+        opset: of the ONNX operators, or None where an older version wrote the artifact.
+        licence: of the ``weights`` and of the ``data`` they were trained on, as far as either is known.
+        golden: pictures with the answers it gave when it was proved; see :mod:`danlu.deploy.card`.
         schema: of this metadata.
     """
 
@@ -69,6 +72,9 @@ class ArtifactInfo:
     parity: dict[str, Any] = field(default_factory=dict)
     version: str = ""
     split: dict[str, Any] | None = None
+    opset: int | None = None
+    licence: dict[str, Any] | None = None
+    golden: dict[str, Any] | None = None
     schema: int = SCHEMA
 
     def to_metadata(self) -> dict[str, str]:
@@ -87,8 +93,8 @@ class ArtifactInfo:
             "parity": self.parity,
             "version": self.version,
         }
-        if self.split is not None:
-            values["split"] = self.split
+        later = {"split": self.split, "opset": self.opset, "licence": self.licence, "golden": self.golden}
+        values |= {key: value for key, value in later.items() if value is not None}
         return {
             _PREFIX + key: json.dumps(values[key], ensure_ascii=False, allow_nan=False, separators=(",", ":"))
             for key in sorted(values)
@@ -136,6 +142,9 @@ class ArtifactInfo:
             parity=_entry(metadata, "parity", dict, where),
             version=_entry(metadata, "version", str, where),
             split=_split(metadata, where),
+            opset=_entry(metadata, "opset", int, where) if _PREFIX + "opset" in metadata else None,
+            licence=_entry(metadata, "licence", dict, where) if _PREFIX + "licence" in metadata else None,
+            golden=_entry(metadata, "golden", dict, where) if _PREFIX + "golden" in metadata else None,
             schema=schema,
         )
 

@@ -17,6 +17,7 @@ from danlu.core.errors import CheckFailed, InputError
 from danlu.core.log import logger
 from danlu.core.version import __version__
 from danlu.deploy.artifact import ArtifactInfo, sealed
+from danlu.deploy.card import licence_of
 from danlu.deploy.capture import PREPROCESS_STAGE, STAGE_PREFIX, capture, torch_threads
 from danlu.deploy.graph import IR_VERSION, OPSET, add_fitting, describe
 from danlu.deploy.job import ExportJob
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
 
     from danlu.data.load import Data
 
-__all__ = ["CALIBRATION_PICTURES", "export"]
+__all__ = ["CALIBRATION_BATCH", "CALIBRATION_PICTURES", "check_data", "export", "info_of", "network_graph", "summary"]
 
 CALIBRATION_PICTURES = 512
-_CALIBRATION_BATCH = 64
+CALIBRATION_BATCH = 64
 _ERROR_PICTURES = 16
 # Where INT8 holds, the errors of single layers are worth this many seconds.
 _ERROR_SECONDS = 2.0
@@ -66,7 +67,7 @@ def export(
             INT8 was demanded and does not hold (float32 is delivered).
     """
     trained = run if isinstance(run, Trained) else open_trained(run)
-    _check_data(trained, data)
+    check_data(trained, data)
     target = _target(trained, out)
     files.check_writable(target.parent)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +100,7 @@ def _export(job: ExportJob, int8: bool | None) -> dict[str, Any]:
     return job.record(**facts)
 
 
-def _check_data(trained: Trained, data: Data) -> None:
+def check_data(trained: Trained, data: Data) -> None:
     """Refuse data that is not the run's own, or whose validation split it was partly trained on."""
     used = trained.config["effective"]["data"]
     if used.get("hash") != data.hash:
@@ -130,21 +131,21 @@ def _export_fp32(job: ExportJob, facts: dict[str, Any]) -> ArtifactSubject:
     """Translate, compare, deliver; return the artifact as it runs."""
     logger.info("export: translating %s to ONNX", job.trained.model_name)
     with job.timed("capture"):
-        model = _graph(job.trained)
-    info = _info(job, model)
+        model = network_graph(job.trained)
+    info = info_of(job, model)
     artifact = ArtifactSubject(sealed(describe(model, info)), job.fp32.name, job.threads)
     found, _ = job.compare(artifact)
     job.parity["fp32"] = found
     if not found["validation"]["passed"]:
         _refuse(job, found, facts)
-    info = replace(info, parity=_summary(found))
+    info = replace(info, parity=summary(found), golden=job.golden(artifact))
     job.deliver("fp32", job.fp32, sealed(describe(model, info)), artifact)
     relative, n = found["validation"]["relative"], found["validation"]["n"]
     logger.info("export: %s agrees with PyTorch: %.2g of the largest logit over %d pictures", job.fp32, relative, n)
     return artifact
 
 
-def _graph(trained: Trained) -> onnx.ModelProto:
+def network_graph(trained: Trained) -> onnx.ModelProto:
     """Return the whole graph: fitting, preprocessing, network, decoding. Stages are tensors of it, no outputs."""
     settings = trained.preprocess.settings
     model = add_fitting(capture(trained), settings.picture_size, settings.channels)
@@ -154,7 +155,8 @@ def _graph(trained: Trained) -> onnx.ModelProto:
     return model
 
 
-def _info(job: ExportJob, model: onnx.ModelProto) -> ArtifactInfo:
+def info_of(job: ExportJob, model: onnx.ModelProto) -> ArtifactInfo:
+    """Return what the float32 artifact with the graph ``model`` says about itself, without its proof."""
     trained, settings = job.trained, job.trained.preprocess.settings
     meanings = {LOGITS: "score of each class before the softmax", "probabilities": "probability of each class"}
     tensors = [name for node in model.graph.node for name in node.output if name.startswith(STAGE_PREFIX)]
@@ -173,10 +175,12 @@ def _info(job: ExportJob, model: onnx.ModelProto) -> ArtifactInfo:
         hashes={"data": job.data.hash, "weights": trained.weights_hash},
         version=__version__,
         split={"seed": job.data.seed, "test_given": job.data.test_given},
+        opset=OPSET,
+        licence=licence_of(job.data.name),
     )
 
 
-def _summary(found: dict[str, Any]) -> dict[str, Any]:
+def summary(found: dict[str, Any]) -> dict[str, Any]:
     """Return what an artifact's metadata says about its parity."""
     kept = ("n", "max_abs_logit_difference", "relative", "flips", "ties", "accuracy_b", "accuracy_difference", "passed")
     return {split: {key: _short(found[split][key]) for key in kept} for split in ("validation", "test")}
@@ -210,7 +214,7 @@ def _export_int8(job: ExportJob, facts: dict[str, Any]) -> None:
     logger.info("export: quantising to INT8")
     with job.timed("quantise"), tempfile.TemporaryDirectory(prefix="danlu-export-") as folder:
         target = Path(folder) / "int8.onnx"
-        pictures = job.calibration(CALIBRATION_PICTURES, _CALIBRATION_BATCH)
+        pictures = job.calibration(CALIBRATION_PICTURES, CALIBRATION_BATCH)
         first = STAGE_PREFIX + PREPROCESS_STAGE
         try:
             report = quantize_onnx(job.fp32, target, pictures, float_until=first)
@@ -226,6 +230,7 @@ def _export_int8(job: ExportJob, facts: dict[str, Any]) -> None:
         stages=_int8_stages(info.stages, model),
         hashes={**info.hashes, "calibration": report.calibration_hash},
         parity={},
+        golden=None,
     )
     artifact = ArtifactSubject(sealed(describe(model, info)), job.int8.name, job.threads)
     found, telling = job.compare(artifact)
@@ -244,7 +249,7 @@ def _export_int8(job: ExportJob, facts: dict[str, Any]) -> None:
         job.leave_out("int8", job.int8, _why_not(found))
         logger.warning("export: INT8 is not delivered: %s", job.parity["int8"]["reason"])
         return
-    job.deliver("int8", job.int8, sealed(describe(model, replace(info, parity=_summary(found)))), artifact)
+    job.deliver("int8", job.int8, sealed(describe(model, replace(info, parity=summary(found), golden=job.golden(artifact)))), artifact)
     points = 100 * found["validation"]["accuracy_difference"]
     logger.info("export: %s holds its accuracy: %+.2f points on validation", job.int8, points)
 

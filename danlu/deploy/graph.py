@@ -10,15 +10,27 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from danlu.deploy.artifact import ArtifactInfo
+from danlu.deploy.artifact import INPUT, ArtifactInfo
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["IR_VERSION", "OPSET", "add_fitting", "cleaned", "describe", "fitting", "network_only", "with_outputs"]
+__all__ = [
+    "IR_VERSION",
+    "OPSET",
+    "add_fitting",
+    "cleaned",
+    "describe",
+    "fitting",
+    "floats_first",
+    "network_only",
+    "with_outputs",
+    "without_fitting",
+]
 
 OPSET = 18  # the first whose Resize can be antialiased
 IR_VERSION = 10
+_FRONT = "fit."  # what the names of the fitting's nodes and tensors begin with
 
 # The arithmetic of danlu.data.decode.fit, on [height, width] pairs in whole numbers. ONNX's `exclude_outside` is what
 # Pillow does at the border: weights outside the picture are dropped and the rest normalised. ONNX Runtime resizes uint8
@@ -301,3 +313,64 @@ def network_only(model: onnx.ModelProto, first: str, last: str, shape: Sequence[
     cut.graph.node.extend(node for node in graph.node if needed.intersection(node.output))
     cut.graph.initializer.extend(tensor for tensor in graph.initializer if tensor.name in needed)
     return cut
+
+
+def without_fitting(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return an artifact's graph without :func:`fitting`: pictures must have its size, [batch, h, w, C] uint8.
+
+    For runtimes that cannot run the branch and the resize in it; :func:`danlu.data.decode.fit` does the same outside.
+    A graph that has no such front is returned as it is.
+    """
+    import onnx
+
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    front = [node for node in changed.graph.node if node.name.startswith(_FRONT)]
+    if not front:
+        return changed
+    last = front[-1]
+    shape = next(
+        list(onnx.numpy_helper.to_array(attribute.t)) if attribute.HasField("t") else list(attribute.ints)
+        for node in front
+        if last.input[1] in node.output
+        for attribute in node.attribute
+    )
+    nodes = [node for node in changed.graph.node if not node.name.startswith(_FRONT)]
+    for node in nodes:
+        _replace(node, {last.output[0]: INPUT})
+    del changed.graph.node[:], changed.graph.input[:]
+    changed.graph.node.extend(nodes)
+    sides = ["batch", *(int(side) for side in shape[1:])]
+    changed.graph.input.append(onnx.helper.make_tensor_value_info(INPUT, onnx.TensorProto.UINT8, sides))
+    return changed
+
+
+def floats_first(model: onnx.ModelProto, outputs: Sequence[str]) -> onnx.ModelProto:
+    """Return the graph from where pixels are floats [1, C, h, w] in 0…255, with the tensors ``outputs`` as its outputs.
+
+    For runtimes without bytes and batches. The layout and the type are changed outside, by a transposed copy.
+
+    Raises:
+        ValueError: the graph does not begin with a transposition and a conversion to float32.
+    """
+    import onnx
+
+    changed = with_outputs(without_fitting(model), outputs)
+    graph = changed.graph
+    transpose = next((node for node in graph.node if INPUT in node.input), None)
+    cast = next((node for node in graph.node if transpose is not None and transpose.output[0] in node.input), None)
+    if transpose is None or cast is None or {transpose.op_type, cast.op_type} != {"Transpose", "Cast"}:
+        raise ValueError("the graph does not begin with a transposition and a conversion to float32")
+    sides = [entry.dim_value for entry in graph.input[0].type.tensor_type.shape.dim]
+    needed, nodes = set(outputs), []
+    for node in reversed([node for node in graph.node if node.name not in (transpose.name, cast.name)]):
+        if needed & set(node.output):
+            nodes.append(node)
+            needed |= set(node.input)
+    tensors = [tensor for tensor in graph.initializer if tensor.name in needed]
+    del graph.node[:], graph.input[:], graph.initializer[:], changed.metadata_props[:]
+    graph.node.extend(reversed(nodes))
+    graph.initializer.extend(tensors)
+    shape = [1, sides[3], sides[1], sides[2]]
+    graph.input.append(onnx.helper.make_tensor_value_info(cast.output[0], onnx.TensorProto.FLOAT, shape))
+    return changed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,9 +19,10 @@ from danlu.core.seeds import permutation
 from danlu.data.load import Data
 from danlu.data.loader import Loader
 from danlu.deploy.artifact import read_artifact
+from danlu.deploy.card import GOLDEN_PICTURES, card_of, model_card, pack_golden
 from danlu.deploy.parity import compare_logits, compare_stages, labels_for, logits_of, telling_pictures
 from danlu.deploy.runtimes.onnxruntime import OnnxRuntime
-from danlu.deploy.subjects import LOGITS, ArtifactSubject, EagerSubject
+from danlu.deploy.subjects import LOGITS, ArtifactSubject, EagerSubject, Subject
 from danlu.tasks.trained import Trained
 
 __all__ = ["NOTHING", "ExportJob"]
@@ -82,7 +84,7 @@ class ExportJob:
         finally:
             self.seconds[step] = round(self.seconds.get(step, 0.0) + time.perf_counter() - begin, 3)
 
-    def compare(self, artifact: ArtifactSubject) -> tuple[dict[str, Any], Pictures]:
+    def compare(self, artifact: Subject) -> tuple[dict[str, Any], Pictures]:
         """Compare an artifact with the reference on both splits, and stage by stage.
 
         Returns:
@@ -96,7 +98,7 @@ class ExportJob:
                 if split not in self.reference:
                     self.reference[split] = logits_of(self.eager, self.loaders[split], f"parity {split}, PyTorch")
                 labels = labels_for(self.eager, self.data.split(split))
-                title = f"parity {split}, ONNX {artifact.precision}"
+                title = f"parity {split}, {artifact.kind} {artifact.precision}"
                 answers[split] = logits_of(artifact, self.loaders[split], title)
                 reference, precision = self.reference[split], artifact.precision
                 found[split] = compare_logits(reference, answers[split], labels, precision=precision)
@@ -122,10 +124,11 @@ class ExportJob:
             CheckFailed: the file cannot be opened, or does not answer like the graph that was measured; it is removed.
         """
         files.write_whole(path, model)
+        card_of(path).unlink(missing_ok=True)
         count = min(_VERIFIED_PICTURES, len(self.reference["validation"]))
         pictures = self.loaders["validation"].pictures(np.arange(count, dtype=np.int64))
         try:
-            read_artifact(path)
+            info = read_artifact(path)
             opened = OnnxRuntime.load(path, threads=self.threads)
         except InputError as error:
             path.unlink(missing_ok=True)
@@ -133,25 +136,42 @@ class ExportJob:
         if not np.array_equal(opened.predict(pictures, [LOGITS])[LOGITS], measured.logits(pictures)):
             path.unlink()
             raise CheckFailed(f"{path} does not answer like the graph that was measured; it was removed")
+        files.write_whole(card_of(path), model_card(info, path.name))
+        self.list_artifact(name, path, path.stat().st_size, files.sha256_file(path))
+
+    def list_artifact(self, name: str, path: Path, size: int, digest: str) -> None:
+        """Put a delivered artifact into the record's section; its path is relative where it lies in the run."""
         inside = path.parent.resolve() == self.trained.run.path.resolve()
-        self.artifacts[name] = {
-            "file": path.name if inside else str(path),
-            "bytes": path.stat().st_size,
-            "sha256": files.sha256_file(path),
-        }
+        self.artifacts[name] = {"file": path.name if inside else str(path), "bytes": size, "sha256": digest}
 
     def leave_out(self, name: str, path: Path, reason: str) -> None:
         """Record that an artifact is not delivered; one of an earlier export is removed, so that nobody ships it."""
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+            card_of(path).unlink(missing_ok=True)
         self.artifacts[name] = dict(NOTHING)
         self.parity[name] = {**self.parity.get(name, {}), "delivered": False, "reason": reason}
 
+    def golden(self, artifact: Subject) -> dict[str, Any]:
+        """Return pictures of the validation split with the answers of the artifact that was measured."""
+        count = min(GOLDEN_PICTURES, len(self.reference["validation"]))
+        pictures = self.loaders["validation"].pictures(np.arange(count, dtype=np.int64))
+        return pack_golden(pictures, artifact.logits(pictures))
+
     def record(self, **export: Any) -> dict[str, Any]:
-        """Write the sections ``artifacts``, ``parity`` and ``export`` and return them."""
+        """Write the sections ``artifacts``, ``parity`` and ``export`` and return them.
+
+        What was delivered before for a runtime that this export leaves alone stays on record.
+        """
         seconds = {**self.seconds, "total": round(sum(self.seconds.values()), 3)}
+        before = self.trained.run.read_record()
+        kept = {n: f for n, f in (before.get("artifacts") or {}).items() if n not in self.artifacts}
+        proofs = {n: p for n, p in (before.get("parity") or {}).items() if n not in self.parity}
         sections = {
-            "artifacts": self.artifacts,
-            "parity": self.parity,
+            "artifacts": {**kept, **self.artifacts},
+            "parity": {**proofs, **self.parity},
             "export": {**export, "threads": self.threads, "seconds": seconds},
         }
         self.trained.run.update_record(**sections)

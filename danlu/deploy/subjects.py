@@ -12,14 +12,25 @@ from numpy.typing import NDArray
 from danlu.core.environment import usable_cores
 from danlu.core.errors import InputError
 from danlu.deploy.artifact import ArtifactInfo, parse_model, read_bytes
+from danlu.deploy.folder import MANIFEST, read_folder
 from danlu.deploy.graph import with_outputs
+from danlu.deploy.runtimes import RUNTIMES, Runtime
 from danlu.deploy.runtimes.onnxruntime import OnnxRuntime
 
 if TYPE_CHECKING:
     from danlu.evaluate import Predictor
     from danlu.tasks.trained import Trained
 
-__all__ = ["LOGITS", "ArtifactSubject", "EagerSubject", "Subject", "open_subject", "predictor_for", "threads_of"]
+__all__ = [
+    "LOGITS",
+    "ArtifactSubject",
+    "EagerSubject",
+    "FolderSubject",
+    "Subject",
+    "open_subject",
+    "predictor_for",
+    "threads_of",
+]
 
 LOGITS = "logits"
 
@@ -45,7 +56,8 @@ class Subject(Protocol):
 
     Attributes:
         name: what messages call it.
-        precision: ``fp32`` or ``int8``.
+        kind: what runs it: ``PyTorch`` or the name of a runtime.
+        precision: ``fp32``, ``bf16`` or ``int8``.
         classes: class names in the order of the logits.
         size: (height, width) pictures are fitted to.
         channels: of the pictures.
@@ -54,6 +66,7 @@ class Subject(Protocol):
     """
 
     name: str
+    kind: str
     precision: str
     classes: tuple[str, ...]
     size: tuple[int, int]
@@ -73,6 +86,7 @@ class Subject(Protocol):
 class EagerSubject:
     """A trained network in eager PyTorch, float32."""
 
+    kind = "PyTorch"
     precision = "fp32"
 
     def __init__(self, trained: Trained) -> None:
@@ -127,6 +141,8 @@ class ArtifactSubject:
         threads: of one prediction.
     """
 
+    kind = "onnxruntime"
+
     def __init__(self, model: bytes, name: str, threads: int | None = None) -> None:
         self.name, self._model, self._threads = name, model, threads
         self.runtime = OnnxRuntime.load(model, threads=threads)
@@ -158,8 +174,50 @@ class ArtifactSubject:
         }
 
 
+class FolderSubject:
+    """An artifact's folder in the runtime it is for.
+
+    Args:
+        path: the folder with ``artifact.json``.
+        name: what messages call it.
+        threads: of one prediction.
+    """
+
+    def __init__(self, path: Path, name: str, threads: int | None = None) -> None:
+        folder = read_folder(path)
+        self.name, self.kind, self._path, self._threads = name, folder.runtime, path, threads
+        self.runtime: Runtime = RUNTIMES.get(RUNTIMES.check(folder.runtime, str(path))).load(path, threads=threads)
+        self.info = folder.info
+        self.precision, self.classes = self.info.precision, self.info.classes
+        self.size, self.channels = self.info.picture_size, self.info.channels
+        self.data_hash = self.info.hashes.get("data")
+        self.split_seed: int | None = self.info.split["seed"] if self.info.split else None
+        self._staged: Runtime | None = None
+
+    def logits(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return logits [B, K] for uint8 pictures [B, H, W, C] of any size."""
+        return np.asarray(self.runtime.predict(pictures, [LOGITS])[LOGITS], dtype=np.float32)
+
+    def probabilities(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return probabilities [B, K] for uint8 pictures [B, H, W, C] of any size."""
+        return np.asarray(self.runtime.predict(pictures, ["probabilities"])["probabilities"], dtype=np.float32)
+
+    def stages(self, pictures: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """Return the output of each stage, the preprocessing first and the logits last."""
+        tensors = list(self.info.stages.values())
+        if self._staged is None:
+            self._staged = self.runtime
+            if self.kind == "openvino":  # gives no tensor that it was not asked for when it was compiled
+                from danlu.deploy.runtimes.openvino import OpenVINO
+
+                self._staged = OpenVINO.load(self._path, threads=self._threads, extra=tensors)
+        values = self._staged.predict(pictures, [*tensors, LOGITS])
+        named = {**self.info.stages, LOGITS: LOGITS}
+        return {stage: np.asarray(values[tensor], dtype=np.float32) for stage, tensor in named.items()}
+
+
 def open_subject(source: Path | str | Trained, threads: int | None = None) -> Subject:
-    """Open a run folder, an artifact, or a network that is already open.
+    """Open a run folder, an artifact (a file or a folder), or a network that is already open.
 
     Raises:
         InputError: neither a run folder nor an artifact.
@@ -167,6 +225,8 @@ def open_subject(source: Path | str | Trained, threads: int | None = None) -> Su
     if not isinstance(source, Path | str):
         return EagerSubject(source)
     path = Path(source)
+    if (path / MANIFEST).is_file():
+        return FolderSubject(path, str(path), threads)
     if path.is_dir():
         from danlu.tasks.trained import open_trained
 

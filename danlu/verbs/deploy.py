@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu import terminal
-from danlu.verbs.common import Common, Output, parity_lines
+from danlu.verbs.common import Common, Flag, Output, parity_lines
 
 __all__ = ["evaluate", "export", "parity", "predict", "quantize"]
 
@@ -64,26 +64,38 @@ def export(
     run: Path,
     /,
     *,
+    to: str = "onnx",
     int8: bool | None = None,
+    bf16: Flag = False,
     out: Path | None = None,
+    package: Path | None = None,
+    download: Flag = False,
     threads: int | None = None,
     common: Common | None = None,
 ) -> Output:
-    """Write one ONNX file with preprocessing inside, and prove that it answers as the network does.
+    """Write one ONNX file, or the folder of another runtime, with preprocessing inside; prove that it answers alike.
 
     Parameters
     ----------
     run
         The run folder.
+    to
+        onnx, openvino, ncnn, web (a static folder whose page classifies in the browser), or triton.
     int8
-        --int8 demands an INT8 artifact, --no-int8 leaves it out; by default it is delivered where it holds.
+        --int8 demands an INT8 artifact, --no-int8 leaves it out; by default ONNX delivers it where it holds.
         A file that is left out is removed where it stands from before, so that files and record agree.
+    bf16
+        bfloat16, where the runtime has it.
     out
-        A folder or the name of the FP32 file, NAME.onnx; by default the run folder.
+        A folder, for onnx also the name of the FP32 file, NAME.onnx; by default beside the run's other files.
+    package
+        For web: the .tgz of onnxruntime-web, where it was fetched before.
+    download
+        For web: fetch onnxruntime-web from npm if it is not at hand.
     threads
         Processor threads.
     """
-    return _export(run, int8, out, threads)
+    return _export(run, int8, out, threads, to=to, bf16=bf16, package=package, download=download)
 
 
 def parity(
@@ -142,10 +154,10 @@ def predict(
     return Output(rows, terminal.rows(shown))
 
 
-def _export(run: Path, int8: bool | None, out: Path | None, threads: int | None) -> Output:
+def _export(run: Path, int8: bool | None, out: Path | None, threads: int | None, **more: Any) -> Output:
     from danlu.pipeline import export_run
 
-    record = export_run(run, int8=int8, out=out, threads=threads)
+    record = export_run(run, int8=int8, out=out, threads=threads, **more)
     rows = [
         {"precision": name, "file": facts["file"], "bytes": facts["bytes"]}
         for name, facts in record["artifacts"].items()
