@@ -23,7 +23,18 @@ if TYPE_CHECKING:
     from danlu.data.load import Data
     from danlu.tasks.trained import Trained
 
-__all__ = ["Stages", "begin", "bench_run", "data_of", "evaluate_any", "export_run", "finish", "resume", "run"]
+__all__ = [
+    "Stages",
+    "begin",
+    "bench_run",
+    "best_run",
+    "data_of",
+    "evaluate_any",
+    "export_run",
+    "finish",
+    "resume",
+    "run",
+]
 
 
 class Stages:
@@ -294,6 +305,27 @@ def export_run(
         finally:
             build_report(folder)
     return folder.read_record()
+
+
+def best_run(path: Path, **options: Any) -> dict[str, Any]:
+    """Export a run in every form at hand, choose the fastest that holds its accuracy, and write the report anew.
+
+    ``options`` are those of :func:`danlu.deploy.best.best`.
+
+    Raises:
+        InputError: no run folder, its data has changed, or a bad option.
+        CheckFailed: float32 is out of tolerance.
+    """
+    from danlu.deploy.best import best
+    from danlu.report import build_report
+    from danlu.tasks.trained import open_trained
+
+    folder = open_run_folder(path)
+    with folder.locked():
+        try:
+            return best(open_trained(path), data_of(folder), **options)
+        finally:
+            build_report(folder)
 
 
 def bench_run(path: Path, *, threads: int | None = None, **options: Any) -> dict[str, Any]:

@@ -23,9 +23,10 @@ from danlu.core.errors import InputError
 from danlu.core.log import logger, progress
 from danlu.core.seeds import integers
 from danlu.deploy.cold import cold_facts
-from danlu.deploy.contenders import Contender, compare_values, is_artifact, open_contenders
+from danlu.deploy.contenders import Contender, compare_values, open_contenders
 from danlu.deploy.intervals import percentile
 from danlu.deploy.machine import Watch, load_average
+from danlu.deploy.opening import is_artifact
 from danlu.deploy.rounds import measure_scenarios, ratio
 from danlu.deploy.scenarios import Scenarios
 from danlu.deploy.subjects import threads_of
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from danlu.data.load import Data
     from danlu.tasks.trained import Trained
 
-__all__ = ["SPANS", "bench"]
+__all__ = ["SPANS", "bench", "measure_in_turn", "measuring", "pictures_of", "row_of"]
 
 BATCHES = (1, 32)
 SECONDS = 6.0
@@ -98,16 +99,17 @@ def bench(
     trained = _only_run(listed)
     threads = threads_of(trained, threads)
     contenders = open_contenders([trained] if trained else listed, threads, eager)
-    pictures = _pictures(data, min(max(*batches, _COMPARED), _MOST_PICTURES), contenders[0])
+    count = min(max(*batches, _COMPARED), _MOST_PICTURES)
+    pictures = pictures_of(data, count, contenders[0].size, contenders[0].channels)
     logger.info("benchmark: %s with %d threads", ", ".join(c.name for c in contenders), threads)
     found: dict[str, Any] = {}
     load, watch = load_average(), Watch()
-    with _measuring(any(c.name.startswith("pytorch") for c in contenders), threads):
+    with measuring(any(c.name.startswith("pytorch") for c in contenders), threads):
         compare_values(contenders, pictures[:_COMPARED])
         with progress("benchmark", len(batches), "batches") as advance:
             for place, batch in enumerate(batches):
                 many = pictures[np.arange(batch) % len(pictures)]
-                _measure(contenders, many, seconds / len(batches), repeats, spans)
+                measure_in_turn(contenders, many, seconds / len(batches), repeats, spans)
                 advance(place + 1, f"batch {batch}")
         if scenarios is not None:
             logger.info("benchmark: scenarios %s", ", ".join(scenarios.names))
@@ -147,14 +149,14 @@ def _tables(contenders: Sequence[Contender], batches: Sequence[int], spans: Sequ
             "warmup": _WARMUP,
             "ratio": "time of a / time of b, median over repeats, with at least 95 % confidence",
         },
-        "rows": [_row(contender, key) for key in keys for contender in contenders],
+        "rows": [row_of(contender, key) for key in keys for contender in contenders],
         "ratios": [_ratio(a, b, key) for key in keys for i, a in enumerate(contenders) for b in contenders[i + 1 :]],
         "executed": {contender.name: contender.executed for contender in contenders},
     }
     if set(spans) - {"arrays"}:
         timed = [(batch, span) for batch in batches for span in SPANS if span in {*spans, "arrays"}]
         tables["spans"] = [
-            {"span": key[1], **_row(contender, key)}
+            {"span": key[1], **row_of(contender, key)}
             for key in timed
             for contender in contenders
             if key in contender.bursts
@@ -178,18 +180,19 @@ def _only_run(sources: Sequence[Path | str | Trained]) -> Trained | None:
     return open_trained(source)
 
 
-def _pictures(data: Data | None, count: int, asked: Contender) -> Pictures:
+def pictures_of(data: Data | None, count: int, size: tuple[int, int], channels: int) -> Pictures:
+    """Return ``count`` validation pictures uint8 [count, *size, channels], or seeded noise where there is no data."""
     if data is None:
-        shape = (count, *asked.size, asked.channels)
+        shape = (count, *size, channels)
         return integers(256, "benchmark", np.arange(math.prod(shape))).astype(np.uint8).reshape(shape)
     from danlu.data.loader import Loader
 
-    loader = Loader(data.validation, asked.size, asked.channels, cache_bytes=0)
+    loader = Loader(data.validation, size, channels, cache_bytes=0)
     return loader.pictures(np.arange(count, dtype=np.int64) % len(data.validation)).copy()
 
 
 @contextmanager
-def _measuring(torch_too: bool, threads: int) -> Iterator[None]:
+def measuring(torch_too: bool, threads: int) -> Iterator[None]:
     """Give PyTorch the same threads and full float32, and keep the garbage collector out of the times."""
     collecting = gc.isenabled()
     gc.collect()
@@ -207,7 +210,7 @@ def _measuring(torch_too: bool, threads: int) -> Iterator[None]:
             gc.enable()
 
 
-def _measure(
+def measure_in_turn(
     contenders: Sequence[Contender],
     pictures: Pictures,
     seconds: float,
@@ -248,7 +251,8 @@ def _measure(
             bursts.append(times)
 
 
-def _row(contender: Contender, key: Key) -> dict[str, Any]:
+def row_of(contender: Contender, key: Key) -> dict[str, Any]:
+    """Return the figures of a contender for (batch, span), from its bursts."""
     calls = np.array(contender.bursts[key]).ravel()
     median = float(np.median(calls))
     return {

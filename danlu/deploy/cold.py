@@ -7,6 +7,8 @@ A warm process cannot tell them: libraries are imported once, and what one netwo
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import os
 import statistics
@@ -70,10 +72,9 @@ def main(arguments: Sequence[str]) -> None:
     """Be that process: open, answer twice, write one line of JSON."""
     source, threads = list(arguments[: arguments.index("--threads")]), int(arguments[-1])
     begin = time.perf_counter()
-    load = _eager if len(source) > 1 else _artifact
-    opened = load(threads)
+    opened = _eager(threads, *source) if len(source) > 1 else _artifact(threads, *source)
     imported = time.perf_counter()
-    answer, pictures = opened(*source)
+    answer, pictures = opened()
     loaded = time.perf_counter()
     answer(pictures)
     first = time.perf_counter()
@@ -89,20 +90,25 @@ Pictures = NDArray[np.uint8]
 Opened = tuple[Callable[[Pictures], Any], Pictures]
 
 
-def _artifact(threads: int) -> Callable[[str], Opened]:
-    from danlu.deploy.artifact import ArtifactInfo
-    from danlu.deploy.runtimes.onnxruntime import OnnxRuntime
+def _artifact(threads: int, path: str) -> Callable[[], Opened]:
+    from danlu.core.silence import silence
+    from danlu.deploy.opening import open_artifact, runtime_of
 
-    def opened(path: str) -> Opened:
-        runtime = OnnxRuntime.load(Path(path), threads=threads)
-        info = ArtifactInfo.from_metadata(runtime.metadata, path)
+    name = runtime_of(Path(path))
+    importlib.import_module(f"danlu.deploy.runtimes.{name}")
+    silence()
+    with contextlib.suppress(ModuleNotFoundError):  # loading says it better
+        importlib.import_module(name)
+
+    def opened() -> Opened:
+        runtime, info = open_artifact(Path(path), threads=threads)
         picture = np.zeros((1, *info.picture_size, info.channels), dtype=np.uint8)
         return lambda pictures: runtime.predict(pictures, ["probabilities"]), picture
 
     return opened
 
 
-def _eager(threads: int) -> Callable[[str, str], Opened]:
+def _eager(threads: int, path: str, precision: str) -> Callable[[], Opened]:
     import torch
 
     from danlu.deploy.contenders import eager_answer
@@ -110,7 +116,7 @@ def _eager(threads: int) -> Callable[[str, str], Opened]:
 
     torch.set_num_threads(threads)
 
-    def opened(path: str, precision: str) -> Opened:
+    def opened() -> Opened:
         trained = open_trained(path)
         settings = trained.preprocess.settings
         picture = np.zeros((1, *settings.picture_size, settings.channels), dtype=np.uint8)

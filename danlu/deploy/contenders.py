@@ -20,6 +20,7 @@ from danlu.core.errors import InputError
 from danlu.data.decode import prepare
 from danlu.deploy.artifact import ArtifactInfo, parse_model, read_bytes
 from danlu.deploy.graph import network_only, with_outputs
+from danlu.deploy.opening import CHOICE, is_artifact, open_artifact
 from danlu.deploy.runtimes.onnxruntime import OnnxRuntime
 
 if TYPE_CHECKING:
@@ -32,9 +33,10 @@ __all__ = [
     "Span",
     "compare_values",
     "eager_answer",
+    "eager_contender",
     "encoded",
-    "is_artifact",
     "open_contenders",
+    "runtime_contender",
 ]
 
 EAGER_PRECISIONS = ("fp32", "bf16")
@@ -148,11 +150,6 @@ def _shape(contender: Contender) -> str:
     return f"{contender.size[0]}×{contender.size[1]}×{contender.channels}"
 
 
-def is_artifact(path: Path) -> bool:
-    """Return whether ``path`` is, or is called like, an artifact; all else should be a run."""
-    return path.is_file() or path.suffix.lower() == ".onnx" or (path / "artifact.json").is_file()
-
-
 def _make_unlike(found: Sequence[Contender]) -> None:
     """Give contenders of one name their sources' names, too."""
     counts = Counter(contender.name for contender in found)
@@ -165,28 +162,29 @@ def _make_unlike(found: Sequence[Contender]) -> None:
 
 def _run_contenders(trained: Trained, threads: int, eager: Sequence[str], alone: bool) -> list[Contender]:
     artifacts = trained.run.read_record().get("artifacts") or {}
-    paths = {name: trained.run.path / facts["file"] for name, facts in artifacts.items() if facts.get("file")}
+    # A web page and a Triton folder hold the same ONNX file.
+    kept = {name: facts for name, facts in artifacts.items() if name.split()[0] not in ("web", "triton")}
+    paths = {name: trained.run.path / facts["file"] for name, facts in kept.items() if facts.get("file")}
     if not paths and alone:
         raise InputError("has no artifact to measure", where=str(trained.run.path), mend="danlu export RUN")
-    found = [_eager_contender(trained, threads, precision) for precision in eager]
-    return found + [_artifact_contender(path, threads, label=name) for name, path in sorted(paths.items())]
+    found = [eager_contender(trained, threads, precision) for precision in eager]
+    return found + [_artifact_contender(path, threads) for _, path in sorted(paths.items())]
 
 
-def _artifact_contender(path: Path, threads: int, label: str | None = None) -> Contender:
-    model = read_bytes(path)
-    runtime = OnnxRuntime.load(path, threads=threads)
-    info = ArtifactInfo.from_metadata(runtime.metadata, str(path))
-    contender = runtime_contender(runtime, info, path, label)
-    contender.spans["network"] = _onnx_network(model, str(path), threads)
+def _artifact_contender(path: Path, threads: int) -> Contender:
+    runtime, info = open_artifact(path, threads=threads)
+    contender = runtime_contender(runtime, info, path)
+    if path.is_file() and path.name != CHOICE:
+        contender.spans["network"] = _onnx_network(read_bytes(path), str(path), threads)
     return contender
 
 
-def runtime_contender(runtime: Runtime, info: ArtifactInfo, path: Path, label: str | None = None) -> Contender:
+def runtime_contender(runtime: Runtime, info: ArtifactInfo, path: Path) -> Contender:
     """Return an opened artifact as something to measure."""
     executed = runtime.describe()
     wanted = ["probabilities"]
     return Contender(
-        name=f"{runtime.name} {label or info.precision}",
+        name=f"{runtime.name} {info.precision}",
         precision=executed["precision"],
         answer=lambda pictures: runtime.predict(pictures, wanted)["probabilities"],
         executed=executed,
@@ -231,7 +229,8 @@ def eager_answer(trained: Trained, precision: str) -> tuple[Any, Callable[[Pictu
     return network, answer
 
 
-def _eager_contender(trained: Trained, threads: int, precision: str) -> Contender:
+def eager_contender(trained: Trained, threads: int, precision: str) -> Contender:
+    """Return a run's network in eager PyTorch as something to measure."""
     import torch
 
     network, answer = eager_answer(trained, precision)

@@ -1,4 +1,4 @@
-"""The verb that measures how fast networks answer: bench."""
+"""The verbs that measure how fast networks answer: bench, and export --best."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from danlu import terminal
 from danlu.core.errors import InputError
 from danlu.verbs.common import Common, Flag, Output
 
-__all__ = ["bench"]
+__all__ = ["bench", "export_best"]
 
 
 def bench(
@@ -54,7 +54,7 @@ def bench(
     seed
         Of the order of pictures and of the arrivals.
     """
-    from danlu.deploy.contenders import is_artifact
+    from danlu.deploy.opening import is_artifact
 
     if not subjects:
         raise InputError("nothing to measure", where="bench", mend="danlu bench RUN, or danlu bench ARTIFACT…")
@@ -76,6 +76,29 @@ def bench(
 
         document = measure(subjects, threads=threads, **options)
     return Output(document, "\n\n".join(_text(document)))
+
+
+def export_best(run: Path, others: Mapping[str, Any], **options: Any) -> Output:
+    """Do ``danlu export RUN --best``; ``others`` are options that leave nothing to choose."""
+    from danlu.pipeline import best_run
+
+    if given := [name for name, value in others.items() if value]:
+        raise InputError(f"{given[0]} with --best leaves nothing to choose", mend="give one of them")
+    document = best_run(run, **{key: value for key, value in options.items() if value is not None})
+    tried = [
+        {**row, "options": ", ".join(row["options"] or ()) or None, "drop": row["drop"] and f"{row['drop']:.2f}"}
+        for row in document["tried"]
+    ]
+    folder = options.get("out") or run
+    drop = document["drop"]
+    lines = [
+        f"best       {folder / document['artifact']}",
+        f"runtime    {document['runtime']}, executes {document['precision']}, threads {document['threads']}",
+        f"validation loses {drop:.2f} points, {document['max_drop']:g} are allowed",
+        f"settings   {folder / 'best.json'}",
+    ]
+    ratios = terminal.rows([_ratio(row, "batch") for row in document["ratios"]])
+    return Output(document, "\n\n".join([terminal.rows(tried), ratios, "\n".join(lines)]))
 
 
 def _scenarios(names: list[str] | None, batch: int, rate: float | None, bound_ms: float, seed: int) -> Any:

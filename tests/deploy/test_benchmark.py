@@ -112,7 +112,7 @@ def runner(name: str, seconds: float, log: list[str]) -> Contender:
 def test_repeats_are_interleaved_and_rotate() -> None:
     log: list[str] = []
     runners = [runner("a", 0.001, log), runner("b", 0.002, log)]
-    benchmark._measure(runners, np.zeros((4, 1, 1, 1), np.uint8), seconds=60, repeats=8)
+    benchmark.measure_in_turn(runners, np.zeros((4, 1, 1, 1), np.uint8), seconds=60, repeats=8)
     warm, burst = benchmark._WARMUP, benchmark._BURST
     assert log[: 2 * warm] == ["a"] * warm + ["b"] * warm
     turns = log[2 * warm :: burst + 1]
@@ -129,7 +129,7 @@ def test_percentiles_need_enough_calls(calls: int, known: tuple[bool, bool]) -> 
     """Of 30 calls the 99th percentile is nearly the slowest one."""
     measured = runner("a", 0.0, [])
     measured.bursts[1, "arrays"] = [[0.001 * (1 + i)] for i in range(calls)]
-    row = benchmark._row(measured, (1, "arrays"))
+    row = benchmark.row_of(measured, (1, "arrays"))
     assert (row["p90_ms"] is not None, row["p99_ms"] is not None) == known
     assert row["calls"] == calls
     assert row["median_ms"] == pytest.approx((calls + 1) / 2)
@@ -140,6 +140,6 @@ def test_percentiles_need_enough_calls(calls: int, known: tuple[bool, bool]) -> 
 def test_slow_networks_get_fewer_repeats_but_enough() -> None:
     log: list[str] = []
     runners = [runner("slow", 0.01, log)]
-    benchmark._measure(runners, np.zeros((1, 1, 1, 1), np.uint8), seconds=0.001, repeats=60)
+    benchmark.measure_in_turn(runners, np.zeros((1, 1, 1, 1), np.uint8), seconds=0.001, repeats=60)
     assert [len(times) for times in runners[0].bursts[1, "arrays"]] == [1] * benchmark._LEAST_REPEATS
     assert len(log) == benchmark._WARMUP + 2 * benchmark._LEAST_REPEATS
