@@ -316,10 +316,11 @@ def best_run(path: Path, **options: Any) -> dict[str, Any]:
         InputError: no run folder, its data has changed, or a bad option.
         CheckFailed: float32 is out of tolerance.
     """
-    from danlu.deploy.best import best
+    from danlu.deploy.best import best, check_options
     from danlu.report import build_report
     from danlu.tasks.trained import open_trained
 
+    check_options(**{name: value for name, value in options.items() if name in ("max_drop", "batch", "out")})
     folder = open_run_folder(path)
     with folder.locked():
         try:
@@ -343,7 +344,7 @@ def bench_run(path: Path, *, threads: int | None = None, **options: Any) -> dict
     folder = open_run_folder(path)
     with folder.locked():
         trained = open_trained(path)
-        measured = bench(trained, data_of(folder), threads=_threads(trained, threads), **options)
+        measured = bench(trained, data_of(folder), threads=threads, **options)
         build_report(folder)
     return measured
 

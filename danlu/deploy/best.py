@@ -32,7 +32,7 @@ from danlu.tasks.trained import Trained, open_trained
 if TYPE_CHECKING:
     from danlu.data.load import Data
 
-__all__ = ["MAX_DROP", "best"]
+__all__ = ["MAX_DROP", "best", "check_options"]
 
 MAX_DROP = 0.3
 # Export itself delivers nothing that loses more.
@@ -101,10 +101,7 @@ def best(
         InputError: a bad option, no such run, or other data than it was trained on.
         CheckFailed: float32 is out of tolerance.
     """
-    if not 0 <= max_drop <= _MOST_DROP:
-        raise InputError(f"max_drop = {max_drop:g}", where="--max-drop", allowed=[f"0 to {_MOST_DROP:g} points"])
-    if not 1 <= batch <= 4096:
-        raise InputError(f"batch = {batch}", where="--batch", allowed=["1 to 4,096"])
+    check_options(max_drop, batch, out)
     trained = run if isinstance(run, Trained) else open_trained(run)
     forms = _forms(trained, data, threads, max_drop)
     load, watch = load_average(), Watch()
@@ -125,6 +122,20 @@ def best(
     _write(trained, chosen, document, out)
     logger.info("export: the best is %s with %d threads", chosen.form.name, chosen.choice.threads)
     return document
+
+
+def check_options(max_drop: float = MAX_DROP, batch: int = 1, out: Path | None = None) -> None:
+    """Refuse options before anything is exported.
+
+    Raises:
+        InputError: a drop or a batch that is not allowed, or a place that is no folder.
+    """
+    if not 0 <= max_drop <= _MOST_DROP:
+        raise InputError(f"max_drop = {max_drop:g}", where="--max-drop", allowed=[f"0 to {_MOST_DROP:g} points"])
+    if not 1 <= batch <= 4096:
+        raise InputError(f"batch = {batch}", where="--batch", allowed=["1 to 4,096"])
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError("is no empty folder", where=str(out), mend="give a new folder for --out")
 
 
 def _thread_counts() -> list[int]:
@@ -277,14 +288,10 @@ def _write(trained: Trained, chosen: _Entry, document: dict[str, Any], out: Path
     if out is None:
         files.write_json(trained.run.path / CHOICE, document)
         return
-    if out.exists() and not out.is_dir():
-        raise InputError("is a file", where=str(out), mend="give a folder for --out")
     out.mkdir(parents=True, exist_ok=True)
     source, target = chosen.choice.artifact, out / chosen.choice.artifact.name
     if source.is_dir():
-        if target.exists():
-            raise InputError("is there already", where=str(target), mend="give an empty folder for --out")
         shutil.copytree(source, target)
-    elif source.resolve() != target.resolve():
+    else:
         files.write_whole(target, source.read_bytes())
     files.write_json(out / CHOICE, document)

@@ -58,7 +58,7 @@ def open_artifact(path: Path, *, threads: int | None = None) -> tuple[Runtime, A
     if path.name.endswith(".json"):
         choice = read_choice(path)
         return open_choice(choice, min(choice.threads, usable_cores()) if threads is None else threads)
-    runtime = _load(path, runtime_of(path), threads or usable_cores(), {})
+    runtime = _load(path, runtime_of(path), usable_cores() if threads is None else threads, {})
     return runtime, ArtifactInfo.from_metadata(runtime.metadata, str(path))
 
 

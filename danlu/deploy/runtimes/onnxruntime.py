@@ -64,7 +64,7 @@ class OnnxRuntime:
 
     @classmethod
     def load(cls, source: Path | bytes, *, threads: int | None = None, spin: bool = False) -> OnnxRuntime:
-        """Load an ONNX file, or the bytes of one; ``spin`` lets threads wait awake, at the cost of all other work.
+        """Load an ONNX file, or the bytes of one; ``spin`` lets threads wait awake within an answer, at the cost of other work.
 
         Data stored outside the file is refused, wherever it lies: ONNX Runtime itself would read what lies beside the
         file, also through a hard link, or in the working folder when it is given bytes.
@@ -84,6 +84,8 @@ class OnnxRuntime:
         options.log_severity_level = _QUIET
         # Threads that spin while they wait take time from whatever else runs on the machine.
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self._spin)))
+        # Between answers they sleep in any case: whoever runs next must not pay for them.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NOWHERE)
         return options
 
