@@ -34,7 +34,7 @@ Usage: danlu VERB …          danlu VERB --help
   compress quantize RUN       INT8, or the layers that stand against it
   export RUN                  one ONNX file, with its parity proof
   parity A B DATA             whether two models agree, and the first stage that does not
-  bench RUN                   latency of PyTorch and ONNX Runtime, side by side
+  bench RUN|ARTIFACT…         latency, throughput, rate that holds, memory: side by side
   predict ARTIFACT PICTURE…   classes of pictures; needs no torch
   report RUN                  write report.html again
   env                         versions and machine

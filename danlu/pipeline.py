@@ -23,7 +23,18 @@ if TYPE_CHECKING:
     from danlu.data.load import Data
     from danlu.tasks.trained import Trained
 
-__all__ = ["Stages", "begin", "bench_run", "data_of", "evaluate_any", "export_run", "finish", "resume", "run"]
+__all__ = [
+    "Stages",
+    "begin",
+    "bench_run",
+    "best_run",
+    "data_of",
+    "evaluate_any",
+    "export_run",
+    "finish",
+    "resume",
+    "run",
+]
 
 
 class Stages:
@@ -322,10 +333,36 @@ def export_run(
     return folder.read_record()
 
 
-def bench_run(path: Path, *, threads: int | None = None) -> dict[str, Any]:
+def best_run(path: Path, **options: Any) -> dict[str, Any]:
+    """Export a run in every form at hand, choose the fastest that holds its accuracy, and write the report anew.
+
+    ``options`` are those of :func:`danlu.deploy.best.best`.
+
+    Raises:
+        InputError: no run folder, its data has changed, or a bad option.
+        CheckFailed: float32 is out of tolerance.
+    """
+    from danlu.deploy.best import best, check_options
+    from danlu.report import build_report
+    from danlu.tasks.trained import open_trained
+
+    check_options(**{name: value for name, value in options.items() if name in ("max_drop", "batch", "out")})
+    trained = open_trained(path)
+    folder = trained.run
+    with folder.locked():
+        try:
+            return best(trained, data_of(folder), **options)
+        finally:
+            if folder.file is None:
+                build_report(folder)
+
+
+def bench_run(path: Path, *, threads: int | None = None, **options: Any) -> dict[str, Any]:
     """Benchmark a run folder or a coded file and its artifacts; return the record's section.
 
     The report of a run folder is written anew.
+
+    ``options`` are those of :func:`danlu.deploy.benchmark.bench`.
 
     Raises:
         InputError: no run folder, or its data has changed.
@@ -337,7 +374,7 @@ def bench_run(path: Path, *, threads: int | None = None) -> dict[str, Any]:
     trained = open_trained(path)
     folder = trained.run
     with folder.locked():
-        measured = bench(trained, data_of(folder), threads=_threads(trained, threads))
+        measured = bench(trained, data_of(folder), threads=threads, **options)
         if folder.file is None:
             build_report(folder)
     return measured

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import sys
@@ -88,6 +87,8 @@ def cpu_features() -> list[str]:
 
 
 def _versions() -> dict[str, str]:
+    import importlib.metadata  # costs as much as Pillow, and a prediction asks for no version
+
     found = {}
     for package in PACKAGES:
         try:

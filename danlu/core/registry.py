@@ -9,7 +9,6 @@ a test says when one is stale. Entry points of the group named after the package
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import json
 import pkgutil
@@ -75,6 +74,8 @@ class Registry(Generic[T]):
     @cached_property
     def index(self) -> dict[str, dict[str, Any]]:
         """Name -> ``{"module": …, facts…}`` of everything shipped and installed, sorted; imports none of it."""
+        import importlib.metadata  # costs as much as Pillow, and a prediction asks for no name
+
         found: dict[str, dict[str, Any]] = json.loads(self.index_path.read_text(encoding="utf-8"))
         for point in importlib.metadata.entry_points(group=self.package):
             if point.name in found:

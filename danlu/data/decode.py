@@ -126,6 +126,18 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
+def _identified(data: bytes) -> Image.Image:
+    """Open ``data`` with the plugins Pillow loads first, which are quick to import, and with all others if need be."""
+    if not _formats.cache_info().currsize:
+        with _init_lock:
+            Image.preinit()
+        try:
+            return Image.open(io.BytesIO(data), formats=[name for name in _FORMATS if name in Image.OPEN])
+        except UnidentifiedImageError:
+            pass
+    return Image.open(io.BytesIO(data), formats=_formats())
+
+
 def _where(source: Path | bytes, name: str | None) -> str:
     return name or (text_of(source) if isinstance(source, Path) else "picture")
 
@@ -155,7 +167,7 @@ def _not_a_picture(data: bytes) -> str:
 def _open(data: bytes, where: str) -> Image.Image:
     """Open a picture without decoding it; the number of pixels is checked before any memory is taken."""
     try:
-        image: Image.Image = Image.open(io.BytesIO(data), formats=_formats())
+        image = _identified(data)
     except UnidentifiedImageError:
         raise InputError(_not_a_picture(data), where=where) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

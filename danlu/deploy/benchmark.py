@@ -1,185 +1,187 @@
 """How fast a network answers: eager PyTorch and its artifacts, interleaved, with the same threads.
 
-One repeat runs every runtime in turn, each for a short burst, and begins with another runtime each time; what slows the
+One repeat runs every contender in turn, each for a short burst, and begins with another one each time; what slows the
 machine for a while slows all of them. A ratio is taken within a repeat and its interval over repeats, so that it holds
-although the absolute times drift. Times include everything from a uint8 array to probabilities.
+although the absolute times drift. Times include everything from a uint8 array to probabilities; ``spans`` asks for
+more of the way, or for less.
 """
 
 from __future__ import annotations
 
 import gc
 import math
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from danlu.core.environment import usable_cores
 from danlu.core.errors import InputError
 from danlu.core.log import logger, progress
 from danlu.core.seeds import integers
-from danlu.deploy.artifact import ArtifactInfo
-from danlu.deploy.runtimes.onnxruntime import OnnxRuntime
+from danlu.deploy.cold import cold_facts
+from danlu.deploy.contenders import Contender, compare_values, open_contenders
+from danlu.deploy.intervals import percentile
+from danlu.deploy.machine import Watch, load_average
+from danlu.deploy.opening import is_artifact
+from danlu.deploy.rounds import measure_scenarios, ratio
+from danlu.deploy.scenarios import Scenarios
 from danlu.deploy.subjects import threads_of
 
 if TYPE_CHECKING:
     from danlu.data.load import Data
     from danlu.tasks.trained import Trained
 
-__all__ = ["bench", "median_interval"]
+__all__ = ["SPANS", "bench", "measure_in_turn", "measuring", "pictures_of", "row_of"]
 
 BATCHES = (1, 32)
 SECONDS = 6.0
 REPEATS = 60
+SPANS = ("network", "arrays", "files")
+"""Parts of the way: normalised floats to logits; uint8 arrays to probabilities; picture files to class names."""
 # Fewer repeats give no 95 % interval of a median.
 _LEAST_REPEATS = 6
 _BURST = 5
 _WARMUP = 3
 # Below this many calls a percentile is nearly the slowest call of all, and is not given.
 _CALLS_FOR = {90: 10, 99: 100}
-# From this load average a core on, other work inflates the times of whatever waits for all of its threads.
-_BUSY = 1.5
-_EAGER = "pytorch eager"
+_COMPARED = 8
+_MOST_PICTURES = 64
+_MOST_BATCH = 4096
 
 Pictures = NDArray[np.uint8]
-
-
-@dataclass
-class _Runner:
-    """One runtime at work: what answers, what it executes, the seconds of each call by batch, in bursts."""
-
-    name: str
-    precision: str
-    answer: Callable[[Pictures], Any]
-    executed: dict[str, Any]
-    bursts: dict[int, list[list[float]]] = field(default_factory=dict)
+Key = tuple[int, str]
 
 
 def bench(
-    source: Path | str | Trained,
+    sources: Path | str | Trained | Sequence[Path | str | Trained],
     data: Data | None = None,
     *,
     threads: int | None = None,
     batches: Sequence[int] = BATCHES,
     seconds: float = SECONDS,
     repeats: int = REPEATS,
+    scenarios: Scenarios | None = None,
+    spans: Sequence[str] = ("arrays",),
+    eager: Sequence[str] = ("fp32",),
+    cold: int = 0,
 ) -> dict[str, Any]:
-    """Measure latency and throughput of a run in eager PyTorch and of its artifacts in ONNX Runtime.
+    """Measure latency and throughput of runs in eager PyTorch and of artifacts in their runtimes.
 
     Args:
-        source: a run folder or an open network (with every artifact its record names), or one artifact.
+        sources: a run folder or an open network (with every artifact its record names), an artifact, or several.
         data: feeds validation pictures; seeded noise when not given.
         threads: of every runtime; those the run's training found best when not given, else the usable cores.
         batches: pictures in one call.
-        seconds: about how long all measurements take together; slow networks get fewer and shorter repeats, but
-            at least six.
+        seconds: about how long all batches take together, and each scenario; slow networks get fewer and shorter
+            repeats, but at least six.
         repeats: at most so many.
+        scenarios: also single stream, offline and server, see :mod:`danlu.deploy.scenarios`.
+        spans: ``arrays``, and beside it ``network`` or ``files``, see ``SPANS``.
+        eager: precisions of runs in eager PyTorch, ``fp32`` and ``bf16``.
+        cold: processes to open each contender anew in, for load time, first answer and memory; none when 0.
 
     Returns:
         ``threads``; ``settings``; ``rows``: ``runtime``, ``precision`` executed, ``batch``, ``median_ms``, ``p90_ms``
         (None below 10 calls), ``p99_ms`` (below 100), ``pictures_per_second``, ``calls``; ``ratios``, how many times
-        as fast ``b`` is as ``a``: ``median``, ``low``, ``high``, ``repeats``; ``executed`` by each. A run records them.
+        as fast ``b`` is as ``a``: ``median``, ``low``, ``high``, ``repeats``; ``executed`` by each; and, where asked
+        for, ``spans``, ``scenarios`` and ``cold``. The record of a run that stands alone keeps all of it.
 
     Raises:
-        InputError: no run or artifact, a run that was not exported, or an option below its least value.
+        InputError: no run or artifact, a run alone that was not exported, or an option below its least value.
+        CheckFailed: a contender cannot be opened anew.
     """
-    if repeats < _LEAST_REPEATS or seconds <= 0 or not batches or min(batches) < 1:
-        what = f"repeats {repeats}, seconds {seconds:g}, batches {list(batches)}"
-        allowed = [f"repeats ≥ {_LEAST_REPEATS}, seconds > 0, batches ≥ 1"]
-        raise InputError(what, where="benchmark", allowed=allowed)
-    trained = _trained(source)
+    _check_options(batches, seconds, repeats, spans, cold)
+    listed = list(sources) if isinstance(sources, list | tuple) else [sources]
+    trained = _only_run(listed)
     threads = threads_of(trained, threads)
-    runners, size, channels = _runners(source, trained, threads)
-    pictures = _pictures(data, max(batches), size, channels)
-    logger.info("benchmark: %s with %d threads", ", ".join(runner.name for runner in runners), threads)
-    load = _load()
-    with _measuring(trained is not None, threads), progress("benchmark", len(batches), "batches") as advance:
-        for place, batch in enumerate(batches):
-            _measure(runners, pictures[:batch], seconds / len(batches), repeats)
-            advance(place + 1, f"batch {batch}")
-    found = {
-        "threads": threads,
+    contenders = open_contenders([trained] if trained else listed, threads, eager)
+    count = min(max(*batches, _COMPARED), _MOST_PICTURES)
+    pictures = pictures_of(data, count, contenders[0].size, contenders[0].channels)
+    logger.info("benchmark: %s with %d threads", ", ".join(c.name for c in contenders), threads)
+    found: dict[str, Any] = {}
+    load, watch = load_average(), Watch()
+    with measuring(any(c.name.startswith("pytorch") for c in contenders), threads):
+        compare_values(contenders, pictures[:_COMPARED])
+        with progress("benchmark", len(batches), "batches") as advance:
+            for place, batch in enumerate(batches):
+                many = pictures[np.arange(batch) % len(pictures)]
+                measure_in_turn(contenders, many, seconds / len(batches), repeats, spans)
+                advance(place + 1, f"batch {batch}")
+        if scenarios is not None:
+            logger.info("benchmark: scenarios %s", ", ".join(scenarios.names))
+            found["scenarios"] = measure_scenarios(contenders, pictures, scenarios, seconds)
+    others = watch.check(threads)
+    if cold:
+        logger.info("benchmark: each opened anew, %d times", cold)
+        facts = cold_facts([contender.source for contender in contenders], threads, cold)
+        found["cold"] = [{"runtime": c.name, **told} for c, told in zip(contenders, facts, strict=True)]
+    document = {"threads": threads, **_tables(contenders, batches, spans), **found}
+    given = "validation" if data is not None else "noise"
+    document["settings"] |= {"seconds": seconds, "load": load, "other_cores": others, "pictures": given}
+    if trained is not None:
+        trained.run.update_record(benchmark=document)
+    return document
+
+
+def _check_options(batches: Sequence[int], seconds: float, repeats: int, spans: Sequence[str], cold: int) -> None:
+    if repeats < _LEAST_REPEATS or not 0 < seconds < math.inf or not batches or min(batches) < 1 or cold < 0:
+        what = f"repeats {repeats}, seconds {seconds:g}, batches {list(batches)}, cold {cold}"
+        allowed = [f"repeats ≥ {_LEAST_REPEATS}, seconds > 0, batches ≥ 1, cold ≥ 0"]
+        raise InputError(what, where="benchmark", allowed=allowed)
+    if len(set(batches)) < len(batches) or max(batches) > _MOST_BATCH:
+        what = f"batches {list(batches)}"
+        raise InputError(what, where="benchmark", allowed=[f"each once, at most {_MOST_BATCH:,}"])
+    if unknown := [span for span in spans if span not in SPANS]:
+        raise InputError(f"unknown part {unknown[0]!r}", where="benchmark", allowed=SPANS)
+
+
+def _tables(contenders: Sequence[Contender], batches: Sequence[int], spans: Sequence[str]) -> dict[str, Any]:
+    """Return ``settings``, ``rows``, ``ratios``, ``executed`` and, where more than arrays were timed, ``spans``."""
+    keys = [(batch, "arrays") for batch in batches]
+    tables: dict[str, Any] = {
         "settings": {
-            "repeats": min(len(runner.bursts[batch]) for runner in runners for batch in batches),
-            "calls_per_repeat": min(len(runner.bursts[batch][0]) for runner in runners for batch in batches),
+            "repeats": min(len(contender.bursts[key]) for contender in contenders for key in keys),
+            "calls_per_repeat": min(len(contender.bursts[key][0]) for contender in contenders for key in keys),
             "warmup": _WARMUP,
-            "seconds": seconds,
-            "load": load,
-            "pictures": "validation" if data is not None else "noise",
             "ratio": "time of a / time of b, median over repeats, with at least 95 % confidence",
         },
-        "rows": [_row(runner, batch) for batch in batches for runner in runners],
-        "ratios": [_ratio(a, b, batch) for batch in batches for i, a in enumerate(runners) for b in runners[i + 1 :]],
-        "executed": {runner.name: runner.executed for runner in runners},
+        "rows": [row_of(contender, key) for key in keys for contender in contenders],
+        "ratios": [_ratio(a, b, key) for key in keys for i, a in enumerate(contenders) for b in contenders[i + 1 :]],
+        "executed": {contender.name: contender.executed for contender in contenders},
     }
-    if trained is not None:
-        trained.run.update_record(benchmark=found)
-    return found
+    if set(spans) - {"arrays"}:
+        timed = [(batch, span) for batch in batches for span in SPANS if span in {*spans, "arrays"}]
+        tables["spans"] = [
+            {"span": key[1], **row_of(contender, key)}
+            for key in timed
+            for contender in contenders
+            if key in contender.bursts
+        ]
+    return tables
 
 
-def _load() -> float | None:
-    """Return the machine's load average per core, where it has one, and warn of a busy machine."""
-    if not hasattr(os, "getloadavg"):
+def _only_run(sources: Sequence[Path | str | Trained]) -> Trained | None:
+    """Return the open network where the one source is a run; its record will keep what is measured."""
+    if len(sources) != 1:
+        if not sources:
+            raise InputError("nothing to measure", where="benchmark", mend="give a run or an artifact")
         return None
-    load = os.getloadavg()[0] / usable_cores()
-    if load > _BUSY:
-        logger.warning("benchmark: the machine is busy (load %.1f per core), so times are inflated", load)
-    return round(load, 2)
-
-
-def _trained(source: Path | str | Trained) -> Trained | None:
+    (source,) = sources
     if not isinstance(source, Path | str):
         return source
-    if Path(source).is_file() and Path(source).suffix.lower() != ".dlz":
+    if is_artifact(Path(source)):
         return None
     from danlu.tasks.trained import open_trained
 
     return open_trained(source)
 
 
-def _runners(
-    source: Path | str | Trained, trained: Trained | None, threads: int
-) -> tuple[list[_Runner], tuple[int, int], int]:
-    if trained is None:
-        runtime = OnnxRuntime.load(Path(str(source)), threads=threads)
-        info = ArtifactInfo.from_metadata(runtime.metadata, str(source))
-        return [_artifact_runner(runtime, info.precision)], info.picture_size, info.channels
-    artifacts = trained.run.read_record().get("artifacts") or {}
-    paths = {name: trained.run.path / facts["file"] for name, facts in artifacts.items() if facts.get("file")}
-    if not paths:
-        raise InputError("has no artifact to measure", where=trained.run.name, mend="danlu export RUN")
-    runners = [_eager_runner(trained, threads)]
-    runners += [_artifact_runner(OnnxRuntime.load(path, threads=threads), name) for name, path in sorted(paths.items())]
-    settings = trained.preprocess.settings
-    return runners, settings.picture_size, settings.channels
-
-
-def _artifact_runner(runtime: OnnxRuntime, name: str) -> _Runner:
-    executed = runtime.describe()
-    wanted = ["probabilities"]
-    return _Runner(f"onnxruntime {name}", executed["precision"], lambda p: runtime.predict(p, wanted), executed)
-
-
-def _eager_runner(trained: Trained, threads: int) -> _Runner:
-    import torch
-
-    network, task = trained.picture_model, trained.task
-
-    def answer(pictures: Pictures) -> Any:
-        with torch.inference_mode():
-            return task.decode(network(torch.from_numpy(pictures))).numpy()
-
-    executed = {"runtime": "pytorch", "version": torch.__version__, "threads": threads, "precision": "fp32"}
-    return _Runner(_EAGER, "fp32", answer, executed)
-
-
-def _pictures(data: Data | None, count: int, size: tuple[int, int], channels: int) -> Pictures:
+def pictures_of(data: Data | None, count: int, size: tuple[int, int], channels: int) -> Pictures:
+    """Return ``count`` validation pictures uint8 [count, *size, channels], or seeded noise where there is no data."""
     if data is None:
         shape = (count, *size, channels)
         return integers(256, "benchmark", np.arange(math.prod(shape))).astype(np.uint8).reshape(shape)
@@ -190,7 +192,7 @@ def _pictures(data: Data | None, count: int, size: tuple[int, int], channels: in
 
 
 @contextmanager
-def _measuring(torch_too: bool, threads: int) -> Iterator[None]:
+def measuring(torch_too: bool, threads: int) -> Iterator[None]:
     """Give PyTorch the same threads and full float32, and keep the garbage collector out of the times."""
     collecting = gc.isenabled()
     gc.collect()
@@ -208,74 +210,67 @@ def _measuring(torch_too: bool, threads: int) -> Iterator[None]:
             gc.enable()
 
 
-def _measure(runners: Sequence[_Runner], pictures: Pictures, seconds: float, repeats: int) -> None:
-    """Fill each runner's bursts for this batch: at most ``repeats``, fewer when the time is up, but enough to judge."""
-    batch = len(pictures)
+def measure_in_turn(
+    contenders: Sequence[Contender],
+    pictures: Pictures,
+    seconds: float,
+    repeats: int,
+    spans: Sequence[str] = ("arrays",),
+) -> None:
+    """Fill each contender's bursts for this batch: at most ``repeats``, fewer when time is up, but enough to judge."""
+    entries = []
     once = 0.0
-    for runner in runners:
-        runner.bursts[batch] = []
-        for _ in range(_WARMUP):
-            start = time.perf_counter()
-            runner.answer(pictures)
-            last = time.perf_counter() - start
-        once += last
+    for contender in contenders:
+        for name in SPANS:
+            span = contender.span(name) if name in {*spans, "arrays"} else None
+            if span is None:
+                continue
+            fed = span.feed(pictures)
+            for _ in range(_WARMUP):
+                start = time.perf_counter()
+                span.answer(fed)
+                last = time.perf_counter() - start
+            once += last
+            contender.bursts[len(pictures), name] = bursts = []
+            entries.append((span.answer, fed, bursts))
     # So many calls a burst that the least number of repeats fits into the time.
     burst = min(_BURST, max(1, int(seconds / (_LEAST_REPEATS * once)) - 1))
     begin = time.perf_counter()
     for repeat in range(repeats):
         if repeat >= _LEAST_REPEATS and time.perf_counter() - begin > seconds:
             break
-        first = repeat % len(runners)
-        for runner in [*runners[first:], *runners[:first]]:
+        first = repeat % len(entries)
+        for answer, fed, bursts in [*entries[first:], *entries[:first]]:
             # The first call after another runtime finds cold caches and sleeping threads.
-            runner.answer(pictures)
+            answer(fed)
             times = []
             for _ in range(burst):
                 start = time.perf_counter()
-                runner.answer(pictures)
+                answer(fed)
                 times.append(time.perf_counter() - start)
-            runner.bursts[batch].append(times)
+            bursts.append(times)
 
 
-def _row(runner: _Runner, batch: int) -> dict[str, Any]:
-    calls = np.array(runner.bursts[batch]).ravel()
+def row_of(contender: Contender, key: Key) -> dict[str, Any]:
+    """Return the figures of a contender for (batch, span), from its bursts."""
+    calls = np.array(contender.bursts[key]).ravel()
     median = float(np.median(calls))
     return {
-        "runtime": runner.name,
-        "precision": runner.precision,
-        "batch": batch,
+        "runtime": contender.name,
+        "precision": contender.precision,
+        "batch": key[0],
         "median_ms": 1000 * median,
         "p90_ms": _percentile_ms(calls, 90),
         "p99_ms": _percentile_ms(calls, 99),
-        "pictures_per_second": batch / median,
+        "pictures_per_second": key[0] / median,
         "calls": len(calls),
     }
 
 
 def _percentile_ms(calls: NDArray[np.float64], percent: int) -> float | None:
-    return 1000 * float(np.percentile(calls, percent)) if len(calls) >= _CALLS_FOR[percent] else None
+    return 1000 * percentile(calls, percent) if len(calls) >= _CALLS_FOR[percent] else None
 
 
-def _ratio(a: _Runner, b: _Runner, batch: int) -> dict[str, Any]:
-    of_a, of_b = (np.median(np.array(runner.bursts[batch]), axis=1) for runner in (a, b))
-    median, low, high = median_interval(of_a / of_b)
-    return {"a": a.name, "b": b.name, "batch": batch, "median": median, "low": low, "high": high, "repeats": len(of_a)}
-
-
-def median_interval(values: NDArray[np.float64], confidence: float = 0.95) -> tuple[float, float, float]:
-    """Return the median of ``values`` [n] and an interval for the true median that assumes no distribution.
-
-    The interval lies between two order statistics: the chance that fewer than k of n values fall below the true median
-    is binomial (Conover, Practical Nonparametric Statistics). With fewer than six values it is their whole range, whose
-    confidence is lower than asked for.
-    """
-    ordered = np.sort(np.asarray(values, dtype=np.float64))
-    n = len(ordered)
-    if n < 1:
-        raise ValueError("no values")
-    below, k = 0.0, 0
-    while k < n // 2 and below + math.comb(n, k) / 2**n <= (1 - confidence) / 2:
-        below += math.comb(n, k) / 2**n
-        k += 1
-    cut = max(k - 1, 0)
-    return float(np.median(ordered)), float(ordered[cut]), float(ordered[n - 1 - cut])
+def _ratio(a: Contender, b: Contender, key: Key) -> dict[str, Any]:
+    of_a, of_b = (np.median(np.array(contender.bursts[key]), axis=1) for contender in (a, b))
+    return ratio(a.name, b.name, of_a / of_b, batch=key[0])

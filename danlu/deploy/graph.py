@@ -25,6 +25,7 @@ __all__ = [
     "fitting_steps",
     "floats_first",
     "needed_nodes",
+    "network_only",
     "with_outputs",
     "without_fitting",
 ]
@@ -284,6 +285,36 @@ def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProt
         changed.graph.output.append(onnx.ValueInfoProto(name=name))
         changed.graph.output[-1].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     return changed
+
+
+def network_only(model: onnx.ModelProto, first: str, last: str, shape: Sequence[int]) -> onnx.ModelProto:
+    """Return what leads from the float32 tensor ``first`` [batch, *shape] to the float32 tensor ``last``, alone.
+
+    Raises:
+        ValueError: ``last`` does not come from ``first``.
+    """
+    import onnx
+
+    graph = model.graph
+    producer = {name: node for node in graph.node for name in node.output}
+    needed: set[str] = set()
+    waiting, reached = [last], False
+    while waiting:
+        name = waiting.pop()
+        if name == first:
+            reached = True
+        elif name and name not in needed:
+            needed.add(name)
+            waiting += producer[name].input if name in producer else []
+    if not reached:
+        raise ValueError(f"{last} does not come from {first}")
+    cut = with_outputs(model, [last])
+    del cut.graph.input[:], cut.graph.node[:], cut.graph.initializer[:], cut.metadata_props[:]
+    given = onnx.helper.make_tensor_value_info(first, onnx.TensorProto.FLOAT, ["batch", *shape])
+    cut.graph.input.append(given)
+    cut.graph.node.extend(node for node in graph.node if needed.intersection(node.output))
+    cut.graph.initializer.extend(tensor for tensor in graph.initializer if tensor.name in needed)
+    return cut
 
 
 def without_fitting(model: onnx.ModelProto) -> onnx.ModelProto:

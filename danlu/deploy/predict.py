@@ -1,4 +1,4 @@
-"""Name the classes of picture files with an artifact. Needs onnxruntime, numpy and pillow; never imports torch."""
+"""Name the classes of picture files with an artifact. Needs its runtime, numpy and pillow; never imports torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from danlu.core.errors import CheckFailed, InputError
 from danlu.core.log import progress
 from danlu.data.decode import prepare
 from danlu.deploy.artifact import ArtifactInfo
-from danlu.deploy.runtimes.onnxruntime import OnnxRuntime
+from danlu.deploy.opening import open_artifact
 
 __all__ = ["predict"]
 
@@ -27,9 +27,9 @@ def predict(
     """Classify picture files, each decoded, resized and cropped as in training.
 
     Args:
-        artifact: an ``.onnx`` file that ``danlu export`` wrote.
+        artifact: an ``.onnx`` file, a folder or ``best.json`` that ``danlu export`` wrote.
         pictures: picture files; folders are not searched.
-        threads: of ONNX Runtime; the usable cores when not given.
+        threads: of the runtime; those ``best.json`` names, else the usable cores, when not given.
         top: how many classes to list for a picture; all where there are fewer.
 
     Returns:
@@ -46,10 +46,10 @@ def predict(
     paths = [Path(picture) for picture in pictures]
     if not paths:
         raise InputError("no pictures are given", mend="name picture files after the artifact")
-    runtime = OnnxRuntime.load(Path(artifact), threads=threads)
-    info = ArtifactInfo.from_metadata(runtime.metadata, str(artifact))
-    if info.task != "classification" or "probabilities" not in runtime.outputs:
-        what = f"is for {info.task} and gives {', '.join(runtime.outputs)}"
+    runtime, info = open_artifact(Path(artifact), threads=threads)
+    given = [str(output["name"]) for output in info.outputs]
+    if info.task != "classification" or "probabilities" not in given:
+        what = f"is for {info.task} and gives {', '.join(given)}"
         raise InputError(what, where=str(artifact), allowed=["classification"])
     rows: list[dict[str, Any]] = []
     broken: list[InputError] = []

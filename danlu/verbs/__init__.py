@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from danlu.verbs import data, deploy, job, models, search
+from danlu.verbs import data, deploy, job, models, search, speed
 from danlu.verbs.common import Common, Output, Training
 from danlu.verbs.compress import compress_verbs
 
@@ -37,7 +37,7 @@ VERBS: dict[str, Callable[..., Output]] = {
     **compress_verbs(),
     "export": deploy.export,
     "parity": deploy.parity,
-    "bench": deploy.bench,
+    "bench": speed.bench,
     "predict": deploy.predict,
     "report": job.report,
     "env": job.env,

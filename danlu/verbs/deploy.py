@@ -1,4 +1,4 @@
-"""The verbs of a trained network: eval, compress quantize, export, parity, bench, predict."""
+"""The verbs of a trained network: eval, compress quantize, export, parity, predict."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from danlu import terminal
+from danlu.core.errors import InputError
 from danlu.verbs.common import Common, Flag, Output, parity_lines
 
-__all__ = ["bench", "evaluate", "export", "parity", "predict", "quantize"]
+__all__ = ["evaluate", "export", "parity", "predict", "quantize"]
 
 
 def evaluate(
@@ -67,6 +68,9 @@ def export(
     to: str = "onnx",
     int8: bool | None = None,
     bf16: Flag = False,
+    best: Flag = False,
+    max_drop: float | None = None,
+    batch: int | None = None,
     out: Path | None = None,
     package: Path | None = None,
     download: Flag = False,
@@ -86,6 +90,12 @@ def export(
         A file that is left out is removed where it stands from before, so that files and record agree.
     bf16
         bfloat16, where the runtime has it.
+    best
+        Try every runtime, precision and number of threads, and choose the fastest that holds its accuracy.
+    max_drop
+        For --best: points of accuracy it may lose on validation; by default 0.3.
+    batch
+        For --best: pictures in one call; by default 32, 1 is the single stream.
     out
         A folder, for onnx also the name of the FP32 file, NAME.onnx; by default beside the run's other files.
     package
@@ -95,6 +105,19 @@ def export(
     threads
         Processor threads.
     """
+    if best:
+        from danlu.verbs.speed import export_best
+
+        others = {
+            "--to": to != "onnx",
+            "--int8": int8,
+            "--no-int8": int8 is False,
+            "--bf16": bf16,
+            "--package": package,
+        }
+        return export_best(run, others, max_drop=max_drop, batch=batch, out=out, threads=threads)
+    if max_drop is not None or batch is not None:
+        raise InputError("is for --best", where="--batch" if max_drop is None else "--max-drop", mend="add --best")
     return _export(run, int8, out, threads, to=to, bf16=bf16, package=package, download=download)
 
 
@@ -121,24 +144,6 @@ def parity(
 
     document = compare(a, b, load_data(data, seed=seed), threads=threads)
     return Output(document, _proof(document), int(not document["passed"]))
-
-
-def bench(run: Path, /, *, threads: int | None = None, common: Common | None = None) -> Output:
-    """Measure latency and throughput of PyTorch and of the run's artifacts, interleaved, at batch 1 and 32.
-
-    Parameters
-    ----------
-    run
-        The run folder.
-    threads
-        Processor threads of every runtime; those the training measured as the fastest when not given.
-    """
-    from danlu.pipeline import bench_run
-
-    document = bench_run(run, threads=threads)
-    ratios = [{**r, "median": f"{r['median']:.2f}× ({r['low']:.2f}–{r['high']:.2f})"} for r in document["ratios"]]
-    ratios = [{key: row[key] for key in ("a", "b", "batch", "median")} for row in ratios]
-    return Output(document, terminal.rows(document["rows"]) + "\n\n" + terminal.rows(ratios))
 
 
 def predict(

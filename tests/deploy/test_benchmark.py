@@ -17,8 +17,10 @@ import torch
 
 from danlu.core.errors import InputError
 from danlu.data.load import Data
-from danlu.deploy import benchmark
-from danlu.deploy.benchmark import bench, median_interval
+from danlu.deploy import benchmark, machine
+from danlu.deploy.benchmark import bench
+from danlu.deploy.contenders import Contender
+from danlu.deploy.machine import load_average
 from danlu.deploy.subjects import threads_of
 from danlu.tasks.trained import Trained
 
@@ -90,33 +92,33 @@ def test_threads_are_those_training_found_best(tiny: Trained, monkeypatch: pytes
 
 
 def test_a_busy_machine_is_on_record(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(benchmark, "usable_cores", lambda: 2)
-    monkeypatch.setattr(benchmark.os, "getloadavg", lambda: (2.0, 0.0, 0.0), raising=False)
-    assert benchmark._load() == 1.0
+    monkeypatch.setattr(machine, "usable_cores", lambda: 2)
+    monkeypatch.setattr(machine.os, "getloadavg", lambda: (2.0, 0.0, 0.0), raising=False)
+    assert load_average() == 1.0
     assert caplog.messages == []
-    monkeypatch.setattr(benchmark.os, "getloadavg", lambda: (9.0, 0.0, 0.0), raising=False)
-    assert benchmark._load() == 4.5
+    monkeypatch.setattr(machine.os, "getloadavg", lambda: (9.0, 0.0, 0.0), raising=False)
+    assert load_average() == 4.5
     assert "busy" in caplog.text
 
 
-def runner(name: str, seconds: float, log: list[str]) -> Any:
+def runner(name: str, seconds: float, log: list[str]) -> Contender:
     def answer(pictures: Any) -> None:
         log.append(name)
         time.sleep(seconds)
 
-    return benchmark._Runner(name, "fp32", answer, {})
+    return Contender(name, "fp32", answer, {})
 
 
 def test_repeats_are_interleaved_and_rotate() -> None:
     log: list[str] = []
     runners = [runner("a", 0.001, log), runner("b", 0.002, log)]
-    benchmark._measure(runners, np.zeros((4, 1, 1, 1), np.uint8), seconds=60, repeats=8)
+    benchmark.measure_in_turn(runners, np.zeros((4, 1, 1, 1), np.uint8), seconds=60, repeats=8)
     warm, burst = benchmark._WARMUP, benchmark._BURST
     assert log[: 2 * warm] == ["a"] * warm + ["b"] * warm
     turns = log[2 * warm :: burst + 1]
     assert turns == ["a", "b", "b", "a"] * 4
-    assert [len(runner.bursts[4]) for runner in runners] == [8, 8]
-    ratio = benchmark._ratio(runners[0], runners[1], 4)
+    assert [len(runner.bursts[4, "arrays"]) for runner in runners] == [8, 8]
+    ratio = benchmark._ratio(runners[0], runners[1], (4, "arrays"))
     assert 0.2 < ratio["median"] < 1  # b takes longer, so it is less than once as fast as a
     assert ratio["repeats"] == 8
 
@@ -126,38 +128,18 @@ def test_repeats_are_interleaved_and_rotate() -> None:
 def test_percentiles_need_enough_calls(calls: int, known: tuple[bool, bool]) -> None:
     """Of 30 calls the 99th percentile is nearly the slowest one."""
     measured = runner("a", 0.0, [])
-    measured.bursts[1] = [[0.001 * (1 + i)] for i in range(calls)]
-    row = benchmark._row(measured, 1)
+    measured.bursts[1, "arrays"] = [[0.001 * (1 + i)] for i in range(calls)]
+    row = benchmark.row_of(measured, (1, "arrays"))
     assert (row["p90_ms"] is not None, row["p99_ms"] is not None) == known
     assert row["calls"] == calls
     assert row["median_ms"] == pytest.approx((calls + 1) / 2)
     if known[1]:
-        assert row["p99_ms"] == pytest.approx(1 + 0.99 * (calls - 1))
+        assert row["p99_ms"] == pytest.approx(math.ceil(0.99 * calls))
 
 
 def test_slow_networks_get_fewer_repeats_but_enough() -> None:
     log: list[str] = []
     runners = [runner("slow", 0.01, log)]
-    benchmark._measure(runners, np.zeros((1, 1, 1, 1), np.uint8), seconds=0.001, repeats=60)
-    assert [len(times) for times in runners[0].bursts[1]] == [1] * benchmark._LEAST_REPEATS
+    benchmark.measure_in_turn(runners, np.zeros((1, 1, 1, 1), np.uint8), seconds=0.001, repeats=60)
+    assert [len(times) for times in runners[0].bursts[1, "arrays"]] == [1] * benchmark._LEAST_REPEATS
     assert len(log) == benchmark._WARMUP + 2 * benchmark._LEAST_REPEATS
-
-
-@pytest.mark.parametrize(("n", "ranks"), [(5, (1, 5)), (6, (1, 6)), (9, (2, 8)), (20, (6, 15)), (60, (22, 39))])
-def test_the_interval_is_that_of_the_tables(n: int, ranks: tuple[int, int]) -> None:
-    """Ranks of the 95 % interval of a median, as published tables have them."""
-    median, low, high = median_interval(np.arange(1, n + 1)[::-1].astype(float))
-    assert median == (n + 1) / 2
-    assert (low, high) == ranks
-
-
-def test_the_interval_covers_as_often_as_it_says() -> None:
-    for n in range(6, 60):
-        _, low, high = median_interval(np.arange(1, n + 1).astype(float))
-        outside = 2 * sum(math.comb(n, k) for k in range(int(low))) / 2**n
-        assert outside <= 0.05
-        assert high == n + 1 - low
-        wider = 2 * sum(math.comb(n, k) for k in range(int(low) + 1)) / 2**n
-        assert wider > 0.05
-    with pytest.raises(ValueError, match="no values"):
-        median_interval(np.array([]))

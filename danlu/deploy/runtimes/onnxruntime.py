@@ -54,17 +54,17 @@ class OnnxRuntime:
 
     name = "onnxruntime"
 
-    def __init__(self, model: bytes, where: str, threads: int) -> None:
+    def __init__(self, model: bytes, where: str, threads: int, spin: bool = False) -> None:
         self._model, self._where = model, where
-        self.threads = threads
+        self.threads, self._spin = threads, spin
         self._session = self._open(self._options())
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         self.outputs = tuple(output.name for output in self._session.get_outputs())
         self._input = self._session.get_inputs()[0]
 
     @classmethod
-    def load(cls, source: Path | bytes, *, threads: int | None = None) -> OnnxRuntime:
-        """Load an ONNX file, or the bytes of one.
+    def load(cls, source: Path | bytes, *, threads: int | None = None, spin: bool = False) -> OnnxRuntime:
+        """Load an ONNX file, or the bytes of one; ``spin`` lets threads wait awake within an answer, at the cost of other work.
 
         Data stored outside the file is refused, wherever it lies: ONNX Runtime itself would read what lies beside the
         file, also through a hard link, or in the working folder when it is given bytes.
@@ -75,10 +75,10 @@ class OnnxRuntime:
         if threads is not None and threads < 1:
             raise InputError(f"threads = {threads}", where="--threads", allowed=["1 and more"])
         model, where = (source, "model") if isinstance(source, bytes) else (read_bytes(source), str(source))
-        return cls(model, where, threads or usable_cores())
+        return cls(model, where, threads or usable_cores(), spin)
 
     def _options(self) -> onnxruntime.SessionOptions:
-        return _options(self.threads)
+        return _options(self.threads, self._spin)
 
     def _open(self, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
         return open_session(self._model, self._where, options=options)
@@ -99,6 +99,10 @@ class OnnxRuntime:
             )
         values = self._session.run(names, {self._input.name: pictures})
         return dict(zip(names, values, strict=True))
+
+    def run(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return the first output for the one input, whatever its type: for graphs that are no whole artifact."""
+        return np.asarray(self._session.run(self.outputs[:1], {self._input.name: values})[0])
 
     def describe(self) -> dict[str, Any]:
         """Return what one prediction executes: per precision the number of layers, and every operator that ran.
@@ -149,13 +153,15 @@ class OnnxRuntime:
         return int(size[place])
 
 
-def _options(threads: int) -> onnxruntime.SessionOptions:
+def _options(threads: int, spin: bool = False) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _QUIET
     # Threads that spin while they wait take time from whatever else runs on the machine.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
+    # Between answers they sleep in any case: whoever runs next must not pay for them.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NOWHERE)
     return options
 

@@ -1,0 +1,172 @@
+"""Our scenarios beside MLCommons' load generator on the same system under test: do they measure the same?
+
+    python -m benchmarks.loadgen [PAIRS]
+
+Each pair runs both on one network in ONNX Runtime, ours first in every second pair. Compared are the median latency of
+the single stream, pictures a second offline, and the median latency of a server at half the rate it can hold. The ratio
+is taken pair by pair; its median has to lie within 5 %. Both ask the same function, and both run for about as long.
+Writes ``loadgen.json``. Needs ``mlcommons_loadgen``, which is a dependency of tests alone.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from danlu.deploy.intervals import median_interval
+from danlu.deploy.scenarios import offline, poisson_arrivals, server, single_stream
+
+RESULTS = Path(__file__).with_name("loadgen.json")
+PAIRS = 15
+SECONDS = 0.5
+BATCH = 8
+ALLOWED = 0.05
+
+Pictures = NDArray[np.uint8]
+Answer = Callable[[Pictures], Any]
+
+
+def theirs(answer: Answer, pictures: Pictures, scenario: str, guess: float, seconds: float) -> float:
+    """Let the load generator ask ``answer``; return its median latency in seconds, offline its pictures a second."""
+    import mlperf_loadgen as lg
+
+    def issue(samples: list[Any]) -> None:
+        # What a system under test does: one picture, or all there are in batches; each sample is completed by its id.
+        for start in range(0, len(samples), BATCH):
+            batch = samples[start : start + BATCH]
+            answer(pictures[[sample.index for sample in batch]])
+            lg.QuerySamplesComplete([lg.QuerySampleResponse(sample.id, 0, 0) for sample in batch])
+
+    settings = lg.TestSettings()
+    kinds = {"single-stream": "SingleStream", "offline": "Offline", "server": "Server"}
+    settings.scenario = getattr(lg.TestScenario, kinds[scenario])
+    settings.mode = lg.TestMode.PerformanceOnly
+    settings.min_duration_ms = int(1000 * seconds)
+    settings.min_query_count = 1 if scenario == "offline" else 64
+    settings.offline_expected_qps = guess
+    settings.server_target_qps = guess
+    settings.server_target_latency_ns = 10**9
+    settings.single_stream_expected_latency_ns = 10**6
+    with tempfile.TemporaryDirectory() as folder:
+        log = lg.LogSettings()
+        outputs = lg.LogOutputSettings()
+        outputs.outdir, outputs.copy_summary_to_stdout = folder, False
+        log.log_output, log.enable_trace = outputs, False
+        system = lg.ConstructSUT(issue, lambda: None)
+        library = lg.ConstructQSL(len(pictures), len(pictures), lambda _: None, lambda _: None)
+        try:
+            lg.StartTestWithLogSettings(system, library, settings, log)
+        finally:
+            lg.DestroyQSL(library)
+            lg.DestroySUT(system)
+        summary = (Path(folder) / "mlperf_log_summary.txt").read_text(encoding="utf-8")
+    figures = dict(line.split(":", 1) for line in summary.splitlines() if ":" in line)
+    named = {key.strip(): value.strip() for key, value in figures.items()}
+    if scenario == "offline":
+        return float(named["Samples per second"])
+    return int(named["50.00 percentile latency (ns)"]) / 1e9
+
+
+def ours(answer: Answer, pictures: Pictures, scenario: str, guess: float, seconds: float, seed: int) -> float:
+    """Measure the same with :mod:`danlu.deploy.scenarios`, for about as long."""
+    count = max(64, int(guess * seconds))
+    if scenario == "offline":
+        # Theirs asks for a tenth more than it expects to answer.
+        return offline(answer, pictures, int(1.1 * count), BATCH, seed)
+    if scenario == "server":
+        # Theirs takes every arrival as a query of its own.
+        run = server(answer, pictures, poisson_arrivals(guess, count, seed), 1)
+        return float(np.median(run.latencies))
+    return float(np.median(single_stream(answer, pictures, count, seed)))
+
+
+def compare(answer: Answer, pictures: Pictures, scenario: str, pairs: int, seconds: float) -> dict[str, Any]:
+    """Return the ratios theirs / ours of ``pairs`` pairs, their median with its interval, and both medians."""
+    for _ in range(3):
+        answer(pictures[:BATCH])
+    alone = float(np.median(single_stream(answer, pictures, 20)))
+    guess = {
+        "single-stream": 1 / alone,
+        "server": 0.5 / alone,
+        "offline": offline(answer, pictures, 4 * BATCH, BATCH),
+    }[scenario]
+    found = np.empty((pairs, 2))
+    for pair in range(pairs):
+        for place in (0, 1) if pair % 2 else (1, 0):
+            answer(pictures[:1])
+            if place:
+                found[pair, place] = theirs(answer, pictures, scenario, guess, seconds)
+            else:
+                found[pair, place] = ours(answer, pictures, scenario, guess, seconds, pair)
+    median, low, high = median_interval(found[:, 1] / found[:, 0])
+    mine, other = np.median(found, axis=0).tolist()
+    return {"median": median, "low": low, "high": high, "pairs": pairs, "ours": mine, "theirs": other}
+
+
+def system(folder: Path) -> tuple[Answer, Pictures]:
+    """Return a ResNet-20 with random weights in ONNX Runtime, one thread, and pictures for it."""
+    import torch
+
+    from danlu.deploy.runtimes.onnxruntime import OnnxRuntime
+    from danlu.models import create_model
+
+    torch.manual_seed(0)
+    path = folder / "model.onnx"
+    network = create_model("resnet20", num_classes=10, in_channels=3).eval()
+
+    class Whole(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+            return self.network(pictures.permute(0, 3, 1, 2).float() / 255).softmax(1)
+
+    example = (torch.zeros(2, 32, 32, 3, dtype=torch.uint8),)
+    shapes = ({0: torch.export.Dim("batch")},)
+    whole = Whole().eval()
+    program = torch.onnx.export(whole, example, dynamo=True, verbose=False, dynamic_shapes=shapes)
+    program.save(str(path), external_data=False)
+    runtime = OnnxRuntime.load(path.read_bytes(), threads=1)
+    pictures = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)
+    return runtime.run, pictures
+
+
+def main() -> None:
+    """Compare all three scenarios and write what was found."""
+    from danlu.core.environment import describe_environment
+    from danlu.core.files import write_json
+    from danlu.deploy.machine import Watch, load_average
+
+    pairs = int(sys.argv[1]) if len(sys.argv) > 1 else PAIRS
+    load, watch = load_average(), Watch()
+    with tempfile.TemporaryDirectory() as folder:
+        answer, pictures = system(Path(folder))
+        rows = {
+            name: compare(answer, pictures, name, pairs, SECONDS) for name in ("single-stream", "offline", "server")
+        }
+    for name, row in rows.items():
+        row["agrees"] = abs(row["median"] - 1) <= ALLOWED
+        print(f"{name:<14} theirs / ours {row['median']:.3f} ({row['low']:.3f}–{row['high']:.3f}), {pairs} pairs")
+    document = {
+        "schema": 1,
+        "environment": describe_environment(),
+        "network": "resnet20, random weights, ONNX Runtime, 1 thread",
+        "load": load,
+        "other_cores": watch.others(),
+        "seconds": SECONDS,
+        "batch": BATCH,
+        "allowed": ALLOWED,
+        "rows": rows,
+    }
+    write_json(RESULTS, document)
+
+
+if __name__ == "__main__":
+    main()

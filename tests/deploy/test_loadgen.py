@@ -1,0 +1,48 @@
+"""Our scenarios agree with MLCommons' load generator: recorded at length, repeated here on a tiny network."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# In a process of its own: the load generator keeps state of the whole process. The network only sleeps, so that the
+# comparison holds on a machine that does other work as well.
+PAIR = """
+import json, time
+import numpy as np
+from benchmarks.loadgen import compare
+
+def answer(pictures):
+    time.sleep(0.002 + 0.001 * len(pictures))
+
+pictures = np.zeros((16, 1, 1, 1), np.uint8)
+print(json.dumps({name: compare(answer, pictures, name, 3, 0.3) for name in ("single-stream", "offline")}))
+"""
+
+
+def test_a_tiny_pair_agrees_with_loadgen() -> None:
+    pytest.importorskip("mlperf_loadgen")
+    command = [sys.executable, "-c", PAIR]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    assert found["single-stream"]["median"] == pytest.approx(1, abs=0.15)
+    assert found["offline"]["median"] == pytest.approx(1, abs=0.15)
+    # A wrong unit would agree with itself: the network's own times are known, too.
+    assert 0.003 <= found["single-stream"]["ours"] < 0.012
+    assert 250 < found["offline"]["ours"] <= 800
+
+
+def test_the_recorded_pairs_agree() -> None:
+    found = json.loads((ROOT / "benchmarks/loadgen.json").read_text(encoding="utf-8"))
+    assert set(found["rows"]) == {"single-stream", "offline", "server"}
+    for name in ("single-stream", "offline"):
+        row = found["rows"][name]
+        assert row["pairs"] >= 10
+        assert row["agrees"] == (abs(row["median"] - 1) <= found["allowed"] == 0.05)
+        assert row["agrees"], name
