@@ -37,6 +37,7 @@ VERBS: dict[str, Callable[..., Output]] = {
     "parity": deploy.parity,
     "bench": deploy.bench,
     "predict": deploy.predict,
+    "serve": deploy.serve,
     "report": job.report,
     "env": job.env,
 }

@@ -63,18 +63,19 @@ class OnnxRuntime:
         self._input = self._session.get_inputs()[0]
 
     @classmethod
-    def load(cls, source: Path | bytes, *, threads: int | None = None) -> OnnxRuntime:
+    def load(cls, source: Path | bytes, *, threads: int | None = None, where: str = "model") -> OnnxRuntime:
         """Load an ONNX file, or the bytes of one.
 
         Data stored outside the file is refused, wherever it lies: ONNX Runtime itself would read what lies beside the
-        file, also through a hard link, or in the working folder when it is given bytes.
+        file, also through a hard link, or in the working folder when it is given bytes. Errors about bytes name
+        ``where``.
 
         Raises:
             InputError: a file that cannot be read, or a graph ONNX Runtime refuses; fewer threads than one.
         """
         if threads is not None and threads < 1:
             raise InputError(f"threads = {threads}", where="--threads", allowed=["1 and more"])
-        model, where = (source, "model") if isinstance(source, bytes) else (read_bytes(source), str(source))
+        model, where = (source, where) if isinstance(source, bytes) else (read_bytes(source), str(source))
         return cls(model, where, threads or usable_cores())
 
     def _options(self) -> onnxruntime.SessionOptions:

@@ -1,0 +1,182 @@
+"""Start warm, serve, stop without losing an answer: ``danlu serve ARTIFACT``. No torch."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import importlib.util
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from danlu.core.errors import InputError, Stopped
+from danlu.core.log import logger
+from danlu.deploy.serve.engine import Engine
+from danlu.deploy.serve.settings import Limits, ServeSettings, bind, make_settings
+
+if TYPE_CHECKING:
+    from danlu.deploy.serve.service import Service
+
+__all__ = ["address_of", "check_installed", "run_server", "serve"]
+
+_PACKAGES = {"fastapi": "fastapi", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
+
+
+def check_installed() -> None:
+    """Refuse to serve without the packages of the extra ``serve``.
+
+    Raises:
+        InputError: one of them is not installed.
+    """
+    for module, package in _PACKAGES.items():
+        if importlib.util.find_spec(module) is None:
+            raise InputError(f"{package} is not installed", where="serve", mend="pip install 'danlu[serve]'")
+
+
+def serve(
+    artifact: Path | str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token_file: Path | None = None,
+    allow_hosts: Sequence[str] = (),
+    threads: int | None = None,
+    limits: Limits | None = None,
+    started: Callable[[str], None] | None = None,
+) -> None:
+    """Answer requests with an artifact until a signal says to stop; what is under way then is still answered.
+
+    SIGHUP loads the file again (not on Windows); the old artifact goes on answering where the new one cannot.
+
+    Args:
+        artifact: an ``.onnx`` file that ``danlu export`` wrote.
+        host: the address to bind; anything but loopback needs a token.
+        port: 0 takes a free one.
+        token_file: holds the token; else the environment's ``DANLU_TOKEN``, else none.
+        allow_hosts: further names a request's ``Host`` may have.
+        threads: of the runtime; the usable cores when not given.
+        limits: see :class:`~danlu.deploy.serve.settings.Limits`.
+        started: called with the server's address once it takes requests.
+
+    Raises:
+        InputError: a package of the extra ``serve`` is missing, the address cannot be opened, or is open to others
+            without a token, or the artifact cannot be served.
+        Stopped: SIGINT or SIGTERM came and all was answered.
+    """
+    check_installed()
+    settings = make_settings(host, port, token_file=token_file, allow_hosts=allow_hosts, limits=limits)
+    path = Path(artifact)
+    # Reading, hashing and loading the file leave the interpreter free to import FastAPI meanwhile.
+    with ThreadPoolExecutor(1) as loader:
+        opening = loader.submit(Engine.open, path, threads)
+        from danlu.deploy.serve.service import Service
+
+        importlib.import_module("danlu.deploy.serve.app")
+        importlib.import_module("uvicorn")
+        engine = opening.result()
+    listening = bind(settings)
+    with contextlib.closing(listening):
+        caught = run_server(lambda: Service(engine, settings), settings, listening, path, threads, started)
+    if caught is not None:
+        name = signal.Signals(caught).name
+        raise Stopped(f"stopped by {name}; all that was under way was answered", caught)
+
+
+def address_of(settings: ServeSettings, listening: socket.socket) -> str:
+    """Return the address a browser on this machine opens."""
+    port = listening.getsockname()[1]
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
+    return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{port}/"
+
+
+def run_server(
+    make_service: Callable[[], Service],
+    settings: ServeSettings,
+    listening: socket.socket,
+    path: Path,
+    threads: int | None,
+    started: Callable[[str], None] | None = None,
+) -> int | None:
+    """Run until a signal comes, and return its number; None where the server ended by itself."""
+    import uvicorn
+
+    from danlu.deploy.serve.app import make_app
+    from danlu.deploy.serve.wire import make_protocol
+
+    limits = settings.limits
+    _tell_of_errors()
+
+    class Server(uvicorn.Server):
+        caught: int | None = None
+
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            self.caught = self.caught or sig
+            service.batcher.draining = True
+            self.force_exit = self.should_exit
+            self.should_exit = True
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Any:
+            if threading.current_thread() is not threading.main_thread():
+                yield
+                return
+            wanted = [signal.SIGINT, signal.SIGTERM, *([signal.SIGBREAK] if hasattr(signal, "SIGBREAK") else [])]
+            before = {number: signal.signal(number, self.handle_exit) for number in wanted}
+            try:
+                yield
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            service.batcher.start()
+            if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():
+                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
+            (started or (lambda address: None))(address_of(settings, listening))
+
+        def _reload(self) -> None:
+            self._reloading = asyncio.ensure_future(service.reload(path, threads))
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            service.batcher.draining = True
+            await super().shutdown(sockets)
+            await service.close()
+
+    service = make_service()
+    config = uvicorn.Config(
+        make_app(service),
+        loop="asyncio",
+        http=make_protocol(limits, service.metrics),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=int(limits.idle_seconds),
+        timeout_graceful_shutdown=int(limits.drain_seconds),
+        h11_max_incomplete_event_size=limits.header_bytes,
+    )
+    server = Server(config)
+    server.run([listening])
+    return server.caught
+
+
+def _tell_of_errors() -> None:
+    """Send uvicorn's errors where ours go; its notes on every start and every odd request stay silent."""
+    own = logging.getLogger("uvicorn")
+    own.setLevel(logging.ERROR)
+    own.propagate = False
+    if not own.handlers:
+        own.addHandler(logging.NullHandler())
+    for handler in logger.handlers:
+        if handler not in own.handlers:
+            own.addHandler(handler)
+
