@@ -116,6 +116,10 @@ class OnnxRuntime:
         values = self._session.run(names, {self._input.name: pictures})
         return dict(zip(names, values, strict=True))
 
+    def forget_model(self) -> None:
+        """Let go of the file's bytes, which only :meth:`describe` reads again: less memory where it is not asked."""
+        self._model = b""
+
     def describe(self) -> dict[str, Any]:
         """Return what one prediction executes: per precision the number of layers, and every operator that ran.
 

@@ -80,6 +80,7 @@ class Engine:
         if info.task != "classification" or PROBABILITIES not in runtime.outputs:
             what = f"is for {info.task} and gives {', '.join(runtime.outputs)}"
             raise InputError(what, where=where, allowed=["classification"])
+        runtime.forget_model()
         return cls(runtime, info, where)
 
     @property

@@ -10,10 +10,10 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from danlu.core.errors import InputError, Stopped
 from danlu.core.log import logger
@@ -23,9 +23,20 @@ from danlu.deploy.serve.settings import Limits, ServeSettings, bind, make_settin
 if TYPE_CHECKING:
     from danlu.deploy.serve.service import Service
 
-__all__ = ["address_of", "check_installed", "run_server", "serve"]
+__all__ = ["Server", "address_of", "check_installed", "make_server", "serve"]
 
 _PACKAGES = {"fastapi": "fastapi", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
+
+
+class Server(Protocol):
+    """What :func:`make_server` returns: uvicorn's server, and the signal that ended it."""
+
+    caught: int | None
+    should_exit: bool
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until it is told to stop."""
+        ...
 
 
 def check_installed() -> None:
@@ -82,10 +93,12 @@ def serve(
         engine = opening.result()
     listening = bind(settings)
     with contextlib.closing(listening):
-        caught = run_server(lambda: Service(engine, settings), settings, listening, path, threads, started)
-    if caught is not None:
-        name = signal.Signals(caught).name
-        raise Stopped(f"stopped by {name}; all that was under way was answered", caught)
+        service = Service(engine, settings)
+        server = make_server(service, settings, listening, lambda: service.reload(path, threads), started)
+        server.run([listening])
+    if server.caught is not None:
+        name = signal.Signals(server.caught).name
+        raise Stopped(f"stopped by {name}", server.caught)
 
 
 def address_of(settings: ServeSettings, listening: socket.socket) -> str:
@@ -95,38 +108,36 @@ def address_of(settings: ServeSettings, listening: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{port}/"
 
 
-def run_server(
-    make_service: Callable[[], Service],
+def make_server(
+    service: Service,
     settings: ServeSettings,
     listening: socket.socket,
-    path: Path,
-    threads: int | None,
+    reload: Callable[[], Awaitable[object]],
     started: Callable[[str], None] | None = None,
-) -> int | None:
-    """Run until a signal comes, and return its number; None where the server ended by itself."""
+) -> Server:
+    """Return a server that is ready to ``run([listening])``; its ``caught`` is the signal that ended it, or None.
+
+    ``reload`` is what SIGHUP does. Outside the main thread no signals are listened to.
+    """
     import uvicorn
 
     from danlu.deploy.serve.app import make_app
     from danlu.deploy.serve.wire import make_protocol
 
-    limits = settings.limits
-    _tell_of_errors()
-
-    class Server(uvicorn.Server):
+    class _Server(uvicorn.Server):
         caught: int | None = None
 
         def handle_exit(self, sig: int, frame: Any) -> None:
             self.caught = self.caught or sig
             service.batcher.draining = True
-            self.force_exit = self.should_exit
+            self.force_exit = self.should_exit  # the second signal does not wait
             self.should_exit = True
 
         @contextlib.contextmanager
         def capture_signals(self) -> Any:
-            if threading.current_thread() is not threading.main_thread():
-                yield
-                return
             wanted = [signal.SIGINT, signal.SIGTERM, *([signal.SIGBREAK] if hasattr(signal, "SIGBREAK") else [])]
+            if threading.current_thread() is not threading.main_thread():
+                wanted = []
             before = {number: signal.signal(number, self.handle_exit) for number in wanted}
             try:
                 yield
@@ -139,17 +150,19 @@ def run_server(
             service.batcher.start()
             if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():
                 asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
-            (started or (lambda address: None))(address_of(settings, listening))
+            if started is not None:
+                started(address_of(settings, listening))
 
         def _reload(self) -> None:
-            self._reloading = asyncio.ensure_future(service.reload(path, threads))
+            self._reloading = asyncio.ensure_future(reload())
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             service.batcher.draining = True
             await super().shutdown(sockets)
             await service.close()
 
-    service = make_service()
+    _tell_of_errors()
+    limits = settings.limits
     config = uvicorn.Config(
         make_app(service),
         loop="asyncio",
@@ -164,9 +177,7 @@ def run_server(
         timeout_graceful_shutdown=int(limits.drain_seconds),
         h11_max_incomplete_event_size=limits.header_bytes,
     )
-    server = Server(config)
-    server.run([listening])
-    return server.caught
+    return _Server(config)
 
 
 def _tell_of_errors() -> None:
