@@ -41,6 +41,7 @@ _HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 _OPEN = ("/health/live", "/health/ready", "/", "/page.css", "/page.js", "/draw.js", "/icon.svg")
 _ROUTES = (*_OPEN, "/v1/predict", "/v1/explain", "/v1/model", "/metrics", "/openapi.json")
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_MOST_HEADERS = 100
 # What is left of a refused body is read and thrown away for so long, so that the client can read its answer.
 _LINGER_SECONDS, _LINGER_BYTES, _SMALL = 2.0, 512 * 2**20, 2**20
 
@@ -86,6 +87,11 @@ class Guard:
 
     def _check(self, scope: MutableMapping[str, Any], visit: _Visit) -> None:
         headers = visit.headers
+        # The parser's own limit holds for headers that come in pieces alone.
+        size = sum(len(name) + len(value) + 4 for name, value in scope["headers"]) + len(scope["query_string"])
+        if size > self._settings.limits.header_bytes or len(scope["headers"]) > _MOST_HEADERS:
+            self._metrics.refused.add("headers")
+            raise Problem(431, f"more than {_MOST_HEADERS} headers, or more than {self._settings.limits.header_bytes:,} bytes")
         self._check_host(headers.get("host", []))
         self._check_origin(headers)
         if self._token is not None and scope["path"] not in _OPEN:
