@@ -9,6 +9,7 @@ import importlib.util
 import logging
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Server", "address_of", "check_installed", "make_server", "serve"]
 
+_SWITCH_SECONDS = 0.0005
 _PACKAGES = {"fastapi": "fastapi", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
 
 
@@ -46,7 +48,11 @@ def check_installed() -> None:
         InputError: one of them is not installed.
     """
     for module, package in _PACKAGES.items():
-        if importlib.util.find_spec(module) is None:
+        try:
+            found = importlib.util.find_spec(module)
+        except ImportError:
+            found = None
+        if found is None:
             raise InputError(f"{package} is not installed", where="serve", mend="pip install 'danlu[serve]'")
 
 
@@ -81,6 +87,8 @@ def serve(
         Stopped: SIGINT or SIGTERM came and all was answered.
     """
     check_installed()
+    # A thread that has computed waits so long for the interpreter while others are busy; 5 ms are many small answers.
+    sys.setswitchinterval(_SWITCH_SECONDS)
     settings = make_settings(host, port, token_file=token_file, allow_hosts=allow_hosts, limits=limits)
     path = Path(artifact)
     # Reading, hashing and loading the file leave the interpreter free to import FastAPI meanwhile.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Coroutine, Sequence
@@ -30,6 +31,7 @@ __all__ = ["DEADLINE_HEADER", "Service"]
 DEADLINE_HEADER = "danlu-deadline"
 _DECODERS = 4
 _HIDDEN_AT_ONCE = 16
+_SMALL_BYTES, _SMALL_PIXELS = 2**14, 2**16
 
 T = TypeVar("T")
 Pictures = NDArray[np.uint8]
@@ -197,18 +199,22 @@ class Service:
             self.batcher.release(ticket)
 
     async def _decode(self, body: Files) -> list[Decoded]:
-        """Decode in threads; the first picture that cannot be read is named by its place."""
+        """Decode, large pictures in threads; the first one that cannot be read is named by its place."""
         loop, info, pixels = asyncio.get_running_loop(), self.engine.info, self.settings.limits.pixels
 
-        def decoded(place: int) -> Decoded:
-            name = body.names[place] or f"{place}"
-            return Decoded(body.data[place], info, f"pictures[{place}] ({name[:80]})", pixels)
+        def decoded(place: int, most: int) -> Decoded:
+            name = f"pictures[{place}] ({(body.names[place] or place)!s:.80})"
+            return Decoded(body.data[place], info, name, most)
 
-        tasks = [loop.run_in_executor(self._decoders, decoded, place) for place in range(len(body.data))]
+        if len(body.data) == 1 and len(body.data[0]) <= _SMALL_BYTES:
+            # A thumbnail is decoded before another thread would have woken up.
+            with contextlib.suppress(InputError):
+                return [decoded(0, _SMALL_PIXELS)]
+        tasks = [loop.run_in_executor(self._decoders, decoded, place, pixels) for place in range(len(body.data))]
         try:
             return await asyncio.gather(*tasks)
         except InputError as error:
-            raise problem_of(error, 413 if "more pixels" in error.what or "more than the allowed" in error.what else 400) from None
+            raise problem_of(error, 413 if "pixels" in error.what and "allowed" in error.what else 400) from None
         finally:
             for task in tasks:
                 task.cancel()

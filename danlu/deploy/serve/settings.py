@@ -58,7 +58,7 @@ class Limits:
     batch: int = 32
     queue: int = 512
     patience: float = 1.2
-    least_wait: float = 0.005
+    least_wait: float = 0.02
 
 
 @dataclass(frozen=True)
