@@ -59,6 +59,7 @@ class Guard:
         self._app, self._settings, self._metrics = app, settings, metrics
         self._token = hashlib.sha256(settings.token.encode()).digest() if settings.token else None
         self.buffered = 0
+        self.draining = False  # every answer then is its connection's last
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Let a request in, or answer it."""
@@ -205,7 +206,7 @@ class _Visit:
             if b"cache-control" not in present:
                 headers.append((b"cache-control", b"no-store"))
             self._closing = not self._ended and not 0 <= self._length <= _SMALL
-            if self._closing:
+            if self._closing or self._guard.draining:
                 headers.append((b"connection", b"close"))
             await self._send({**message, "headers": headers})
             return

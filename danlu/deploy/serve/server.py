@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Server", "address_of", "check_installed", "make_server", "serve"]
 
 _SWITCH_SECONDS = 0.0005
+_TELLING_SECONDS = 0.3
 _PACKAGES = {"fastapi": "fastapi", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
 
 
@@ -137,7 +138,7 @@ def make_server(
 
         def handle_exit(self, sig: int, frame: Any) -> None:
             self.caught = self.caught or sig
-            service.batcher.draining = True
+            service.batcher.draining = guard.draining = True
             self.force_exit = self.should_exit  # the second signal does not wait
             self.should_exit = True
 
@@ -165,14 +166,17 @@ def make_server(
             self._reloading = asyncio.ensure_future(reload())
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            service.batcher.draining = True
+            service.batcher.draining = guard.draining = True
+            # Who has just connected is still told to come again; a port that closes at once resets them unheard.
+            await asyncio.sleep(0 if self.force_exit else _TELLING_SECONDS)
             await super().shutdown(sockets)
             await service.close()
 
     _tell_of_errors()
     limits = settings.limits
+    guard = make_app(service)
     config = uvicorn.Config(
-        make_app(service),
+        guard,
         loop="asyncio",
         http=make_protocol(limits, service.metrics),
         ws="none",
