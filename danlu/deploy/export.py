@@ -16,6 +16,7 @@ from danlu.core import files
 from danlu.core.errors import CheckFailed, InputError
 from danlu.core.log import logger
 from danlu.core.version import __version__
+from danlu.deploy.activation import MAPS, MEANING, add_activation_maps
 from danlu.deploy.artifact import ArtifactInfo, sealed
 from danlu.deploy.capture import PREPROCESS_STAGE, STAGE_PREFIX, capture, torch_threads
 from danlu.deploy.graph import IR_VERSION, OPSET, add_fitting, describe
@@ -151,12 +152,13 @@ def _graph(trained: Trained) -> onnx.ModelProto:
     outputs = [value for value in model.graph.output if not value.name.startswith(STAGE_PREFIX)]
     del model.graph.output[:]
     model.graph.output.extend(outputs)
+    add_activation_maps(model, STAGE_PREFIX + trained.model.stages[-1].name)
     return model
 
 
 def _info(job: ExportJob, model: onnx.ModelProto) -> ArtifactInfo:
     trained, settings = job.trained, job.trained.preprocess.settings
-    meanings = {LOGITS: "score of each class before the softmax", "probabilities": "probability of each class"}
+    meanings = {LOGITS: "score of each class before the softmax", "probabilities": "probability of each class", MAPS: MEANING}
     tensors = [name for node in model.graph.node for name in node.output if name.startswith(STAGE_PREFIX)]
     return ArtifactInfo(
         task=trained.task.name,
@@ -166,7 +168,7 @@ def _info(job: ExportJob, model: onnx.ModelProto) -> ArtifactInfo:
         picture_size=settings.picture_size,
         channels=settings.channels,
         outputs=tuple(
-            {"name": value.name, "shape": ["batch", len(trained.classes)], "meaning": meanings.get(value.name, "")}
+            {"name": value.name, "shape": _shape(value), "meaning": meanings.get(value.name, "")}
             for value in model.graph.output
         ),
         stages={name.removeprefix(STAGE_PREFIX): name for name in tensors},
@@ -174,6 +176,10 @@ def _info(job: ExportJob, model: onnx.ModelProto) -> ArtifactInfo:
         version=__version__,
         split={"seed": job.data.seed, "test_given": job.data.test_given},
     )
+
+
+def _shape(value: onnx.ValueInfoProto) -> list[str | int]:
+    return [side.dim_param or side.dim_value for side in value.type.tensor_type.shape.dim]
 
 
 def _summary(found: dict[str, Any]) -> dict[str, Any]:

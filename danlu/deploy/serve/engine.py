@@ -12,16 +12,17 @@ from numpy.typing import NDArray
 
 from danlu.core.errors import CheckFailed, InputError
 from danlu.data.decode import decode, fit, resized_size
+from danlu.deploy.activation import MAPS
 from danlu.deploy.artifact import ArtifactInfo, read_bytes
 from danlu.deploy.runtimes.onnxruntime import OnnxRuntime
 from danlu.deploy.serve.batching import Pace
 from danlu.deploy.serve.problems import Problem
 
-__all__ = ["MAPS", "PROBABILITIES", "Decoded", "Engine"]
+__all__ = ["PROBABILITIES", "Decoded", "Engine"]
 
 PROBABILITIES = "probabilities"
-MAPS = "activation_maps"
 _SUFFIX = ".onnx"
+_PIXEL = b"P5 1 1 255\n\x7f"  # a whole picture file
 _CELLS = 8  # of an occlusion map, a side
 
 Pictures = NDArray[np.uint8]
@@ -92,6 +93,7 @@ class Engine:
         """Answer for grey pictures: memory is taken, and what cannot run is found before a client does."""
         h, w = self.info.picture_size
         grey = np.full((2, h, w, self.info.channels), 127, np.uint8)
+        decode(_PIXEL, self.info.channels)  # Pillow looks for its formats when it decodes for the first time
         try:
             self.answer(grey[:1], [PROBABILITIES])
             begin = time.perf_counter()

@@ -19,9 +19,10 @@ from starlette.requests import ClientDisconnect, Request
 from danlu.core.environment import usable_cores
 from danlu.core.errors import DanluError, InputError
 from danlu.core.log import logger
+from danlu.deploy.activation import MAPS
 from danlu.deploy.serve.batching import Answered, Batcher, Ticket
 from danlu.deploy.serve.bodies import Files, count_announced, read_body
-from danlu.deploy.serve.engine import MAPS, PROBABILITIES, Decoded, Engine
+from danlu.deploy.serve.engine import PROBABILITIES, Decoded, Engine
 from danlu.deploy.serve.metrics import Metrics, resident_bytes
 from danlu.deploy.serve.problems import Problem, problem_of
 from danlu.deploy.serve.settings import ServeSettings

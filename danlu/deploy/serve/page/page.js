@@ -8,7 +8,7 @@
   const WORDS = {
     lead: ["{n} classes; pictures become {w} × {h}.", "{n} 个类别；图片会缩放并裁剪为 {w} × {h}。"],
     gray: ["{n} classes; pictures become grey, {w} × {h}.", "{n} 个类别；图片会转为灰度并缩放裁剪为 {w} × {h}。"],
-    times: ["{inference} ms in the network · {decode} ms decoding · {wait} ms waiting · {trip} ms until it stood here",
+    times: ["{inference} ms in the network · {decode} ms decoding · {wait} ms waiting · {trip} ms until it was shown",
       "网络计算 {inference} ms · 解码 {decode} ms · 排队 {wait} ms · 到显示共 {trip} ms"],
     spoken: ["{name}, {probability}", "{name}，{probability}"],
     drawn: ["Drawing", "手绘"], pasted: ["Pasted picture", "粘贴的图片"], taken: ["Camera picture", "拍摄的照片"],
