@@ -22,6 +22,7 @@ _FUNCTIONS = {
     "parity": "danlu.deploy.parity",
     "bench": "danlu.deploy.benchmark",
     "run": "danlu.pipeline",
+    "serve": "danlu.deploy.serve.server",
     "tune": "danlu.train.tune",
 }
 
@@ -39,6 +40,7 @@ __all__ = [
     "predict",
     "resume",
     "run",
+    "serve",
     "train",
     "tune",
 ]
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from danlu.deploy.export import export
     from danlu.deploy.parity import parity
     from danlu.deploy.predict import predict
+    from danlu.deploy.serve.server import serve
     from danlu.evaluate import evaluate
     from danlu.models import create_model, list_models
     from danlu.pipeline import resume, run

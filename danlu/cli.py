@@ -36,6 +36,7 @@ Usage: danlu VERB …          danlu VERB --help
   parity A B DATA             whether two models agree, and the first stage that does not
   bench RUN|ARTIFACT…         latency, throughput, rate that holds, memory: side by side
   predict ARTIFACT PICTURE…   classes of pictures; needs no torch
+  serve ARTIFACT              the same over HTTP, with a page to try it; needs no torch
   report RUN                  write report.html again
   env                         versions and machine
 

@@ -120,9 +120,7 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> 
     return -(soft * (student / temperature).log_softmax(dim=1)).sum(dim=1).mean() * temperature**2
 
 
-def distillation_loss(
-    student: Tensor, teacher: Tensor, hard_loss: Tensor, temperature: float, hard: float
-) -> Tensor:
+def distillation_loss(student: Tensor, teacher: Tensor, hard_loss: Tensor, temperature: float, hard: float) -> Tensor:
     """Return ``hard`` · hard_loss + (1 - ``hard``) · :func:`soft_cross_entropy`."""
     return hard * hard_loss + (1 - hard) * soft_cross_entropy(student, teacher, temperature)
 
@@ -157,9 +155,7 @@ class _Loss:
             features = self.teacher.features(x)
             soft = self.teacher.head(features[self.teacher.stages[-1].name]).float()
             soft = soft if self.order is None else soft[:, self.order]
-        loss = distillation_loss(
-            kept[0].float(), soft, figures["loss"], self.settings.temperature, self.settings.hard
-        )
+        loss = distillation_loss(kept[0].float(), soft, figures["loss"], self.settings.temperature, self.settings.hard)
         if self.hints is not None:
             loss = loss + self.settings.hint * self.hints.distance(features)
         return {**figures, "loss": loss}
@@ -237,7 +233,6 @@ def _check_size(student: VisionModel, subject: Subject) -> None:
     size = subject.preprocess.input_size
     if student.input_size not in (None, size) or min(size) < student.smallest:
         raise InputError(f"takes other pictures than {size[0]}×{size[1]}: {student.input_reason}", where="student")
-
 
 
 METHODS.register(

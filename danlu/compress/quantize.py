@@ -40,6 +40,8 @@ __all__ = ["LayerError", "QuantizeReport", "layer_errors", "quantize_onnx"]
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # Their quantisation would cost digits of the answer and gain nothing.
 _FLOAT_OPERATORS = ("Softmax", "LogSoftmax")
+# Nodes that only explain an answer (danlu.deploy.activation).
+_EXPLAINING = "activation."
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,8 @@ def _float_nodes(model: onnx.ModelProto, until: str | None, where: str) -> set[s
         if node is not None and node.name not in upstream:
             upstream.add(node.name)
             waiting.extend(node.input)
-    return upstream | {node.name for node in nodes if node.op_type in _FLOAT_OPERATORS}
+    beside = {n.name for n in nodes if n.op_type in _FLOAT_OPERATORS or n.name.startswith(_EXPLAINING)}
+    return upstream | beside
 
 
 def _ruled(

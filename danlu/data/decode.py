@@ -164,18 +164,18 @@ def _not_a_picture(data: bytes) -> str:
     return f"is no picture of a known format ({', '.join(_formats())})"
 
 
-def _open(data: bytes, where: str) -> Image.Image:
+def _open(data: bytes, where: str, max_pixels: int) -> Image.Image:
     """Open a picture without decoding it; the number of pixels is checked before any memory is taken."""
     try:
         image = _identified(data)
     except UnidentifiedImageError:
         raise InputError(_not_a_picture(data), where=where) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise InputError(f"has more pixels than the allowed {MAX_PIXELS:,}", where=where) from None
+        raise InputError(f"has more pixels than the allowed {max_pixels:,}", where=where) from None
     except _DAMAGE as error:
         raise InputError(f"cannot be opened as a picture ({error})", where=where) from error
-    if image.width * image.height > MAX_PIXELS:
-        what = f"has {image.width} × {image.height} pixels, more than the allowed {MAX_PIXELS:,}"
+    if image.width * image.height > max_pixels:
+        what = f"has {image.width} × {image.height} pixels, more than the allowed {max_pixels:,}"
         raise InputError(what, where=where, mend="make it smaller")
     if image.width < 1 or image.height < 1:
         raise InputError("has no pixels", where=where)
@@ -232,14 +232,16 @@ def _plain(image: Image.Image, where: str) -> Image.Image:
     return image.convert("L" if image.mode == "1" else "RGB")
 
 
-def inspect(source: Path | bytes, *, name: str | None = None) -> tuple[PictureFacts, NDArray[np.uint8]]:
+def inspect(
+    source: Path | bytes, *, name: str | None = None, max_pixels: int = MAX_PIXELS
+) -> tuple[PictureFacts, NDArray[np.uint8]]:
     """Decode a picture fully and return what it holds, with its pixels in the channels it has.
 
     Raises:
         InputError: as :func:`decode`.
     """
     where = _where(source, name)
-    image = _open(_read(source, where), where)
+    image = _open(_read(source, where), where, max_pixels)
     form = image.format or ""
     frames = 1 if form == "MPO" else _frames(image)
     _load(image, where)
@@ -264,19 +266,22 @@ def _frames(image: Image.Image) -> int:
         return 1
 
 
-def decode(source: Path | bytes, channels: int | None, *, name: str | None = None) -> NDArray[np.uint8]:
+def decode(
+    source: Path | bytes, channels: int | None, *, name: str | None = None, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
     """Decode one picture to uint8 [H, W, channels], upright.
 
     Args:
         source: a file, or its bytes.
         channels: 1, 3, or None for the channels the picture has.
         name: what errors call it; the path when not given.
+        max_pixels: of the picture, checked before it is decoded; at most :data:`MAX_PIXELS`.
 
     Raises:
-        InputError: unreadable, no picture, damaged or cut short, more than :data:`MAX_PIXELS` pixels, or values with
+        InputError: unreadable, no picture, damaged or cut short, more than ``max_pixels`` pixels, or values with
             no rule in the table above.
     """
-    pixels = inspect(source, name=name)[1]
+    pixels = inspect(source, name=name, max_pixels=max_pixels)[1]
     return pixels if channels is None else change_channels(pixels, channels)
 
 

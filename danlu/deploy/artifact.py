@@ -201,10 +201,12 @@ def _digest(data: bytes, begin: int) -> bytes:
     return found.hexdigest().encode()
 
 
-def _check_digest(data: bytes, where: str) -> None:
+def _check_digest(data: bytes, where: str, sealed_only: bool) -> None:
     """Refuse bytes that are not those exported; files without a digest are of an older version or of somebody else."""
     place = data.rfind(_DIGEST_BEGINS)
     if place < 0:
+        if sealed_only:
+            raise InputError("is no artifact of this tool: it has no digest", where=where, mend=_MEND)
         return
     begin = place + len(_DIGEST_BEGINS)
     if data[begin : begin + len(_NO_DIGEST)] != _digest(data, begin):
@@ -212,8 +214,12 @@ def _check_digest(data: bytes, where: str) -> None:
         raise InputError("the file has changed since it was exported: its digest is another", where=where, mend=mend)
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, *, sealed_only: bool = False) -> bytes:
     """Return the bytes of an artifact's file, after checking that they are those exported.
+
+    Args:
+        path: the file.
+        sealed_only: refuse a file without a digest, so that nothing parses what no export has written.
 
     Raises:
         InputError: no such file, a folder, empty, too large to be one ONNX file, not readable, or changed since it was
@@ -234,7 +240,7 @@ def read_bytes(path: Path) -> bytes:
         raise InputError(f"cannot be read ({error.strerror or error})", where=where) from error
     if not data:
         raise InputError("is empty (0 bytes)", where=where, mend=_MEND)
-    _check_digest(data, where)
+    _check_digest(data, where, sealed_only)
     return data
 
 

@@ -81,7 +81,10 @@ def model_card(info: ArtifactInfo, name: str, runtime: str = "ONNX Runtime") -> 
         "",
         f"- takes uint8 pictures `[batch, height, width, {info.channels}]`, {'grey' if info.channels == 1 else 'RGB'}; "
         f"resized and cropped to {height} × {width} and normalised inside",
-        *(f"- gives `{output['name']}` [batch, {len(info.classes)}]: {output.get('meaning', '')}" for output in info.outputs),
+        *(
+            f"- gives `{output['name']}` [batch, {len(info.classes)}]: {output.get('meaning', '')}"
+            for output in info.outputs
+        ),
         f"- classes, in the order of the logits: {', '.join(f'`{_plain(label)}`' for label in info.classes)}",
         "",
         "## Proof",

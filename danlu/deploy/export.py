@@ -16,9 +16,10 @@ from danlu.core import files
 from danlu.core.errors import CheckFailed, InputError
 from danlu.core.log import logger
 from danlu.core.version import __version__
+from danlu.deploy.activation import MAPS, MEANING, add_activation_maps
 from danlu.deploy.artifact import ArtifactInfo, sealed
-from danlu.deploy.card import licence_of
 from danlu.deploy.capture import PREPROCESS_STAGE, STAGE_PREFIX, capture, torch_threads
+from danlu.deploy.card import licence_of
 from danlu.deploy.graph import IR_VERSION, OPSET, add_fitting, describe
 from danlu.deploy.job import ExportJob
 from danlu.deploy.parity import TOLERANCE, compare_resize
@@ -152,13 +153,18 @@ def network_graph(trained: Trained) -> onnx.ModelProto:
     outputs = [value for value in model.graph.output if not value.name.startswith(STAGE_PREFIX)]
     del model.graph.output[:]
     model.graph.output.extend(outputs)
+    add_activation_maps(model, STAGE_PREFIX + trained.model.stages[-1].name)
     return model
 
 
 def info_of(job: ExportJob, model: onnx.ModelProto) -> ArtifactInfo:
     """Return what the float32 artifact with the graph ``model`` says about itself, without its proof."""
     trained, settings = job.trained, job.trained.preprocess.settings
-    meanings = {LOGITS: "score of each class before the softmax", "probabilities": "probability of each class"}
+    meanings = {
+        LOGITS: "score of each class before the softmax",
+        "probabilities": "probability of each class",
+        MAPS: MEANING,
+    }
     tensors = [name for node in model.graph.node for name in node.output if name.startswith(STAGE_PREFIX)]
     return ArtifactInfo(
         task=trained.task.name,
@@ -168,7 +174,7 @@ def info_of(job: ExportJob, model: onnx.ModelProto) -> ArtifactInfo:
         picture_size=settings.picture_size,
         channels=settings.channels,
         outputs=tuple(
-            {"name": value.name, "shape": ["batch", len(trained.classes)], "meaning": meanings.get(value.name, "")}
+            {"name": value.name, "shape": _shape(value), "meaning": meanings.get(value.name, "")}
             for value in model.graph.output
         ),
         stages={name.removeprefix(STAGE_PREFIX): name for name in tensors},
@@ -178,6 +184,10 @@ def info_of(job: ExportJob, model: onnx.ModelProto) -> ArtifactInfo:
         opset=OPSET,
         licence=licence_of(job.data.name),
     )
+
+
+def _shape(value: onnx.ValueInfoProto) -> list[str | int]:
+    return [side.dim_param or side.dim_value for side in value.type.tensor_type.shape.dim]
 
 
 def _split(job: ExportJob) -> dict[str, Any]:
@@ -256,7 +266,12 @@ def _export_int8(job: ExportJob, facts: dict[str, Any]) -> None:
         job.leave_out("int8", job.int8, _why_not(found))
         logger.warning("export: INT8 is not delivered: %s", job.parity["int8"]["reason"])
         return
-    job.deliver("int8", job.int8, sealed(describe(model, replace(info, parity=summary(found), golden=job.golden(artifact)))), artifact)
+    job.deliver(
+        "int8",
+        job.int8,
+        sealed(describe(model, replace(info, parity=summary(found), golden=job.golden(artifact)))),
+        artifact,
+    )
     points = 100 * found["validation"]["accuracy_difference"]
     logger.info("export: %s holds its accuracy: %+.2f points on validation", job.int8, points)
 

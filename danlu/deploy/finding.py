@@ -243,7 +243,9 @@ def _explained(
     size = (row["max_abs"], row["relative"])
     executed = b.executed()
     if b.precision == "fp32" and executed is not None and executed not in ("fp32", "no layers"):
-        return Finding(_step(stage), *size, f"silent {executed.split()[0]}: the runtime computes in {executed}, not fp32")
+        return Finding(
+            _step(stage), *size, f"silent {executed.split()[0]}: the runtime computes in {executed}, not fp32"
+        )
     if stage == _INPUT:
         step, cause = input_cause(wanted, given)
         return Finding(step, *size, cause)

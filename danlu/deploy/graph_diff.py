@@ -117,7 +117,11 @@ def _plain(value: Any) -> Any:
         return value.decode("utf-8", "replace")
     if hasattr(value, "dims"):
         return "tensor"
-    return list(value) if isinstance(value, list | tuple) or hasattr(value, "__len__") and not isinstance(value, str) else value
+    return (
+        list(value)
+        if isinstance(value, list | tuple) or (hasattr(value, "__len__") and not isinstance(value, str))
+        else value
+    )
 
 
 def _filled(op: str, told: Mapping[str, Any], weights: Mapping[int, NDArray[Any]]) -> dict[str, Any]:

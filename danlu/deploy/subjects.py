@@ -147,7 +147,6 @@ class EagerSubject:
         named = {name.removeprefix(self._prefix): _array(value) for name, value in staged.items()}
         return {**named, LOGITS: _array(values[LOGITS])}
 
-
     def probabilities(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return probabilities [B, K] for uint8 pictures [B, h, w, C]."""
         return softmax(self.logits(pictures))

@@ -156,9 +156,7 @@ def _facts(job: ExportJob) -> dict[str, Any]:
     return {"opset": OPSET, "ir_version": IR_VERSION, "tolerance": TOLERANCE, "checkpoint": job.trained.which}
 
 
-def _build(
-    job: ExportJob, wanted: _Wanted, model: onnx.ModelProto, info: ArtifactInfo, folder: Path
-) -> dict[str, Any]:
+def _build(job: ExportJob, wanted: _Wanted, model: onnx.ModelProto, info: ArtifactInfo, folder: Path) -> dict[str, Any]:
     """Fill ``folder`` with what agrees, or raise."""
     if wanted.to in _CONVERTERS:
         return _build_converted(job, wanted, model, info, folder)

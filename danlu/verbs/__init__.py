@@ -39,6 +39,7 @@ VERBS: dict[str, Callable[..., Output]] = {
     "parity": deploy.parity,
     "bench": speed.bench,
     "predict": deploy.predict,
+    "serve": deploy.serve,
     "report": job.report,
     "env": job.env,
 }

@@ -1,4 +1,4 @@
-"""The verbs of a trained network: eval, compress quantize, export, parity, predict."""
+"""The verbs of a trained network: eval, compress quantize, export, parity, predict, serve."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from danlu import terminal
 from danlu.core.errors import InputError
 from danlu.verbs.common import Common, Flag, Output, parity_lines
 
-__all__ = ["evaluate", "export", "parity", "predict", "quantize"]
+__all__ = ["evaluate", "export", "parity", "predict", "quantize", "serve"]
 
 
 def evaluate(
@@ -175,6 +175,52 @@ def predict(
         for row in rows
     ]
     return Output(rows, terminal.rows(shown))
+
+
+def serve(
+    artifact: Path,
+    /,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token_file: Path | None = None,
+    allow_host: list[str] | None = None,
+    threads: int | None = None,
+    common: Common | None = None,
+) -> Output:
+    """Answer over HTTP, with a web page to try it; until Ctrl-C. Needs no torch.
+
+    Parameters
+    ----------
+    artifact
+        An .onnx file that `danlu export` wrote.
+    host
+        The address to bind; any but loopback needs a token.
+    port
+        0 takes a free one.
+    token_file
+        A file that holds the token clients must show; by default the environment variable DANLU_TOKEN.
+    allow_host
+        A further name the server is reached under; may be given again.
+    threads
+        Processor threads; all when not given.
+    """
+    from danlu.core.log import logger
+    from danlu.deploy.serve.server import serve as answer
+
+    def told(address: str) -> None:
+        logger.info("serving %s at %s (Ctrl-C ends it)", artifact, address)
+
+    answer(
+        artifact,
+        host=host,
+        port=port,
+        token_file=token_file,
+        allow_hosts=allow_host or [],
+        threads=threads,
+        started=told,
+    )
+    return Output({"artifact": str(artifact)}, f"{artifact}: the server has ended")
 
 
 def _export(run: Path, int8: bool | None, out: Path | None, threads: int | None, **more: Any) -> Output:

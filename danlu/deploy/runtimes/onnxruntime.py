@@ -63,18 +63,21 @@ class OnnxRuntime:
         self._input = self._session.get_inputs()[0]
 
     @classmethod
-    def load(cls, source: Path | bytes, *, threads: int | None = None, spin: bool = False) -> OnnxRuntime:
-        """Load an ONNX file, or the bytes of one; ``spin`` lets threads wait awake within an answer, at the cost of other work.
+    def load(
+        cls, source: Path | bytes, *, threads: int | None = None, spin: bool = False, where: str = "model"
+    ) -> OnnxRuntime:
+        """Load an ONNX file, or the bytes of one; ``spin`` lets threads wait awake within an answer, at the cost of others.
 
         Data stored outside the file is refused, wherever it lies: ONNX Runtime itself would read what lies beside the
-        file, also through a hard link, or in the working folder when it is given bytes.
+        file, also through a hard link, or in the working folder when it is given bytes. Errors about bytes name
+        ``where``.
 
         Raises:
             InputError: a file that cannot be read, or a graph ONNX Runtime refuses; fewer threads than one.
         """
         if threads is not None and threads < 1:
             raise InputError(f"threads = {threads}", where="--threads", allowed=["1 and more"])
-        model, where = (source, "model") if isinstance(source, bytes) else (read_bytes(source), str(source))
+        model, where = (source, where) if isinstance(source, bytes) else (read_bytes(source), str(source))
         return cls(model, where, threads or usable_cores(), spin)
 
     def _options(self) -> onnxruntime.SessionOptions:
@@ -103,6 +106,10 @@ class OnnxRuntime:
     def run(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return the first output for the one input, whatever its type: for graphs that are no whole artifact."""
         return np.asarray(self._session.run(self.outputs[:1], {self._input.name: values})[0])
+
+    def forget_model(self) -> None:
+        """Let go of the file's bytes, which only :meth:`describe` reads again: less memory where it is not asked."""
+        self._model = b""
 
     def describe(self) -> dict[str, Any]:
         """Return what one prediction executes: per precision the number of layers, and every operator that ran.
