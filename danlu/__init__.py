@@ -22,6 +22,7 @@ _FUNCTIONS = {
     "bench": "danlu.deploy.benchmark",
     "run": "danlu.pipeline",
     "tune": "danlu.train.tune",
+    "reproduce": "danlu.papers.running",
 }
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "load_data",
     "parity",
     "predict",
+    "reproduce",
     "resume",
     "run",
     "train",
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from danlu.deploy.predict import predict
     from danlu.evaluate import evaluate
     from danlu.models import create_model, list_models
+    from danlu.papers.running import reproduce
     from danlu.pipeline import resume, run
     from danlu.train import train
     from danlu.train.tune import tune

@@ -35,6 +35,7 @@ Usage: danlu VERB …          danlu VERB --help
   parity A B DATA             whether two models agree, and the first stage that does not
   bench RUN                   latency of PyTorch and ONNX Runtime, side by side
   predict ARTIFACT PICTURE…   classes of pictures; needs no torch
+  reproduce list|run|table    published tables, run again and compared
   report RUN                  write report.html again
   env                         versions and machine
 

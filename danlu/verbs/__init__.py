@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from danlu.verbs import data, deploy, job, models, search
+from danlu.verbs import data, deploy, job, models, reproduce, search
 from danlu.verbs.common import Common, Output, Training
 
 __all__ = ["GROUPS", "VERBS", "Common", "Output", "Training"]
@@ -14,6 +14,7 @@ GROUPS = {
     "models": "The networks and their proofs.",
     "runs": "What was trained.",
     "compress": "Make a trained network smaller.",
+    "reproduce": "Published tables, run again and compared.",
 }
 
 VERBS: dict[str, Callable[..., Output]] = {
@@ -37,6 +38,9 @@ VERBS: dict[str, Callable[..., Output]] = {
     "parity": deploy.parity,
     "bench": deploy.bench,
     "predict": deploy.predict,
+    "reproduce list": reproduce.reproduce_list,
+    "reproduce run": reproduce.reproduce_run,
+    "reproduce table": reproduce.reproduce_table,
     "report": job.report,
     "env": job.env,
 }
