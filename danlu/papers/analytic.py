@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from danlu.core.errors import InputError
 from danlu.papers.rows import Row
@@ -101,18 +101,24 @@ def receptive_field(model: VisionModel, stage: str, side: int) -> int:
         InputError: the unit sees to the picture's edge.
     """
     import torch
-    from torch import nn
+    from torch.nn import functional as F
+    from torch.overrides import TorchFunctionMode
 
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.MaxPool2d):
-                window = (child.kernel_size, child.stride, child.padding, child.ceil_mode)
-                setattr(module, name, nn.AvgPool2d(*window))
+    class Means(TorchFunctionMode):
+        """Pools by the mean wherever the network pools by the maximum."""
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if getattr(func, "__name__", "") == "max_pool2d":
+                window = {key: (kwargs or {})[key] for key in ("stride", "padding", "ceil_mode")}
+                return F.avg_pool2d(args[0], args[1], **window)
+            return func(*args, **(kwargs or {}))
+
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(1.0 / max(parameter[0].numel(), 1) if parameter.dim() > 1 else 1.0)
     pictures = torch.ones(1, model.in_channels, side, side, requires_grad=True)
-    out = model.eval().features(pictures)[stage]
+    with Means():
+        out = model.eval().features(pictures)[stage]
     middle = out.shape[-1] // 2
     (gradient,) = torch.autograd.grad(out[0, :, middle, middle].sum(), pictures)
     seen = gradient[0].abs().amax(dim=(0, 1)).nonzero().flatten()

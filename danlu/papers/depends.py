@@ -1,7 +1,7 @@
 """What a recorded value depends on, so that a result whose recipe or code has changed since is called stale.
 
-Of a row: what says how it is run. Of a training: its effective settings, key by key, so that a setting that is new since
-then does not matter while every one that was in force still does. Of the code: the files that make the figure, by hash.
+Of a row: what says how it is run. Of a training: its effective settings, key by key, so that a setting new since
+then does not matter while every one in force then does. Of the code: the files that make the figure, by hash.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def dependencies(paper: Paper, row: Row) -> dict[str, Any]:
     return {
         "row": sha256_bytes(repr(sorted(how.items())).encode())[:16],
         "code": sha256_bytes(b"\0".join(_text(module) for module in sorted(modules)))[:16],
-        "settings": effective_settings(row) if row.kind == "training" else None,
+        "settings": effective_settings(row) if row.recipe is not None else None,
     }
 
 

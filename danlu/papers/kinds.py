@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from danlu.data.load import Data
     from danlu.train.loop import Training
 
-__all__ = ["Attempt", "Measured", "NotRunnable", "OutOfTime", "figure_of", "measure"]
+__all__ = ["Attempt", "Measured", "NotRunnable", "OutOfTime", "figure_of", "measure", "train_or_resume"]
 
 
 class NotRunnable(DanluError):
@@ -119,9 +119,13 @@ def measure(attempt: Attempt) -> Measured:
 def _train(attempt: Attempt) -> Measured:
     """Train to the end, or go on where an interrupted training stands, then measure the test split."""
     from danlu.evaluate import evaluate
+    from danlu.models import MODELS
 
-    data, row = attempt.data(), attempt.row
-    run = _run(attempt, data)
+    row = attempt.row
+    if str(row.model) not in MODELS.index and str(row.model) not in MODELS.aliases:
+        raise NotRunnable(row.reason or f"the zoo has no {row.model}")
+    data = attempt.data()
+    run = train_or_resume(attempt, data, str(row.model), str(row.recipe), row.overrides, attempt.folder)
     found = evaluate(run.path, data, "test", tta=row.tta)["results"]["test"]
     accuracy = found["accuracy" if row.tta is None else "accuracy_tta"]
     trained, effective = run.read_record()["train"], run.read_config()["effective"]
@@ -134,7 +138,15 @@ def _train(attempt: Attempt) -> Measured:
     return Measured(figure_of(row.metric, accuracy["value"], accuracy["n"]), data.hash, facts)
 
 
-def _run(attempt: Attempt, data: Data) -> RunFolder:
+def train_or_resume(
+    attempt: Attempt, data: Data, model: str, recipe: str, overrides: Mapping[str, Any], out: Path
+) -> RunFolder:
+    """Train a network in the folder ``out``, or go on where an interrupted training stands; a finished one is kept.
+
+    Raises:
+        OutOfTime: the budget is spent; the training pauses at the end of its epoch.
+        Stopped: a signal came.
+    """
     from danlu.core.records import RunFolder
     from danlu.train import resume, train
 
@@ -142,20 +154,18 @@ def _run(attempt: Attempt, data: Data) -> RunFolder:
         if training.state.epoch < training.config.epochs:
             attempt.check_time()
 
-    out = attempt.folder
     if RunFolder(out).config_path.is_file():
         return resume(out, data=data, after_epoch=watch)
-    row = attempt.row
     return train(
         data,
-        model=str(row.model),
-        recipe=row.recipe,
-        overrides=row.overrides,
+        model=model,
+        recipe=recipe,
+        overrides=overrides,
         out=out,
         seed=attempt.seed,
         device=attempt.device,
         threads=attempt.threads,
-        requested={"paper": attempt.paper.id, "row": row.id},
+        requested={"paper": attempt.paper.id, "row": attempt.row.id},
         after_epoch=watch,
     )
 

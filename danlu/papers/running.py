@@ -117,7 +117,7 @@ def _run_row(paper: Paper, row: Row, attempts: list[Attempt], target: Path) -> N
 
 
 def _run_record(attempt: Attempt, measured: Measured, seconds: float) -> dict[str, Any]:
-    found = {"seed": attempt.seed, "value": measured.value, "seconds": round(seconds, 1)}
+    found: dict[str, Any] = {"seed": attempt.seed, "value": measured.value, "seconds": round(seconds, 1)}
     if measured.data_hash is not None:
         found["data_hash"] = measured.data_hash
     if measured.facts:

@@ -84,7 +84,6 @@ class Fit:
         weight_decay: on weights, not on biases and norms.
         max_norm: largest norm of the incoming weights of a unit of a linear layer (Srivastava et al. 2014).
         schedule: ``cosine``; ``constant``, without a warm-up; ``step``: a tenth at 1/2 and 3/4, without one either.
-        loss: ``softmax``: cross-entropy; ``sigmoid``: the squared error behind a sigmoid.
         half: whether convolutions and products are done in bfloat16 where the processor or GPU has it.
     """
 
@@ -95,7 +94,6 @@ class Fit:
     weight_decay: float = 0.0
     max_norm: float | None = None
     schedule: str = "cosine"
-    loss: str = "softmax"
     half: bool = True
 
 
@@ -160,6 +158,7 @@ def fit(
     how: Fit,
     attempt: Attempt,
     after_epoch: Callable[[int, float], bool] | None = None,
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
 ) -> None:
     """Train ``network``.
 
@@ -170,6 +169,7 @@ def fit(
         how: see :class:`Fit`.
         attempt: gives seed and deadline.
         after_epoch: is called with the epoch's number and its mean training accuracy; True ends the training.
+        loss: (logits float32 [B, K], what ``batches`` gave) -> the loss.
 
     Raises:
         OutOfTime: the budget is spent; this training begins anew then.
@@ -190,9 +190,9 @@ def fit(
                 x, targets = batches(epoch, order[step * how.batch : (step + 1) * how.batch])
                 with _cast(x.device, how.half):
                     logits = network(x)
-                loss = _loss(logits.float(), targets, how.loss)
+                value = loss(logits.float(), targets)
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
+                value.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 if how.max_norm is not None:
                     _constrain(network, how.max_norm)
@@ -201,13 +201,6 @@ def fit(
                 advance(epoch * steps + step + 1, "")
             if after_epoch is not None and after_epoch(epoch, right / (steps * how.batch)):
                 return
-
-
-def _loss(logits: Tensor, targets: Tensor, name: str) -> Tensor:
-    if name == "softmax":
-        return F.cross_entropy(logits, targets)
-    wanted = F.one_hot(targets, logits.shape[1]).float() if targets.dim() == 1 else targets
-    return (torch.sigmoid(logits) - wanted).square().sum(1).mean()
 
 
 def _optimizer(network: nn.Module, how: Fit) -> torch.optim.Optimizer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from danlu.papers.kinds import Attempt, Measured
 from danlu.papers.small import Fit, fit_and_test
@@ -27,11 +27,6 @@ class Perceptron(nn.Sequential):
             inputs = hidden
         super().__init__(*found, nn.Linear(inputs, classes))
         self.apply(_initialise if unit == "relu" else _initialise_glorot)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits [B, K]."""
-        logits: Tensor = super().forward(x)
-        return logits
 
 
 def _initialise(module: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -22,7 +23,7 @@ def perceptron(attempt: Attempt, epochs: int = 30) -> Measured:
     def build(channels: int, classes: int) -> nn.Module:
         sizes = (28 * 28 * channels, 256, 128, 64)
         layers: list[nn.Module] = [nn.Flatten()]
-        for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+        for inputs, outputs in itertools.pairwise(sizes):
             layers += [nn.Linear(inputs, outputs), nn.ReLU()]
         return nn.Sequential(*layers, nn.Linear(64, classes))
 
@@ -97,7 +98,7 @@ def hog_svm(attempt: Attempt, features: int = 4000, gamma: float = 0.06, lam: fl
 
     def describe(array: Tensor) -> Tensor:
         grey = array[..., 0].float() / 255.0
-        return torch.cat([torch.cat([hog(part), hog(part, cell=7)], 1) for part in grey.split(5000)])
+        return torch.cat([torch.cat([hog(part), hog(part, cell=7)], 1) for part in torch.split(grey, 5000)])
 
     x, test = describe(torch.from_numpy(pictures.train)), describe(torch.from_numpy(pictures.test))
     generator = torch.Generator().manual_seed(attempt.seed)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from danlu.augment.chain import make_chain
 from danlu.core.seeds import derive_seed
 from danlu.papers.kinds import Attempt, Measured
-from danlu.papers.small import Augmented, Fit, device_of, fit, make_chain, pictures_of
+from danlu.papers.small import Augmented, Fit, device_of, fit, pictures_of
 
 __all__ = ["build_vgg16", "learns"]
 
@@ -33,7 +34,7 @@ def build_vgg16(channels: int, classes: int, initialisation: str) -> nn.Module:
                 nn.init.xavier_uniform_(module.weight)
             else:
                 nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
-            nn.init.zeros_(module.bias)
+            nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # all of them have one
     return network
 
 

@@ -26,7 +26,7 @@ def deskew(pictures: Tensor, batch: int = 5000) -> Tensor:
     y, x = torch.meshgrid(torch.arange(height).float(), torch.arange(width).float(), indexing="ij")
     y, x = y.to(pictures.device), x.to(pictures.device)
     parts = []
-    for part in pictures.split(batch):
+    for part in torch.split(pictures, batch):
         mass = part.sum((1, 2)).clamp_min(1e-6)
         mean_y, mean_x = (part * y).sum((1, 2)) / mass, (part * x).sum((1, 2)) / mass
         dy, dx = y - mean_y[:, None, None], x - mean_x[:, None, None]
@@ -62,6 +62,11 @@ class _OneLayer(nn.Module):
         return sums
 
 
+def _squared_behind_sigmoid(sums: Tensor, labels: Tensor) -> Tensor:
+    wanted = F.one_hot(labels, sums.shape[1]).float()
+    return (torch.sigmoid(sums) - wanted).square().sum(1).mean()
+
+
 def linear(attempt: Attempt, loss: str = "squared", upright: bool = False) -> Measured:
     """Return the test error of the linear classifier.
 
@@ -74,8 +79,9 @@ def linear(attempt: Attempt, loss: str = "squared", upright: bool = False) -> Me
     if loss in ("sigmoid", "softmax"):
         network = _OneLayer().to(device)
         nn.init.zeros_(network.output.weight)
-        how = Fit(epochs=20, lr=0.05 if loss == "softmax" else 0.5, half=False, loss=loss)
-        fit(network, plain(x, labels), len(x), how, attempt)
+        how = Fit(epochs=20, lr=0.05 if loss == "softmax" else 0.5, half=False)
+        criterion = F.cross_entropy if loss == "softmax" else _squared_behind_sigmoid
+        fit(network, plain(x, labels), len(x), how, attempt, loss=criterion)
         errors = count_errors(network, test, test_labels)
     else:
         x1 = torch.cat([x, torch.ones(len(x), 1, device=device)], 1).double()
@@ -105,7 +111,7 @@ def nearest(x: Tensor, labels: Tensor, test: Tensor, neighbours: int, batch: int
     classes = int(labels.max()) + 1
     squares = x.square().sum(1)
     found = []
-    for part in test.split(batch):
+    for part in torch.split(test, batch):
         distances = squares - 2.0 * (part @ x.T)
         order = distances.topk(neighbours, largest=False).indices
         votes = F.one_hot(labels[order], classes).float()  # [B, k, K]
