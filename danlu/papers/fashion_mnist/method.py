@@ -109,31 +109,43 @@ def hog_svm(attempt: Attempt, features: int = 4000, gamma: float = 0.06, lam: fl
         waves = torch.cos(y @ directions + phases) * math.sqrt(2.0 / features)
         return torch.cat([waves, torch.ones(len(y), 1)], 1)
 
-    design = lift(x)
     labels = torch.from_numpy(pictures.train_labels)
-    weights = torch.stack([squared_hinge(design, (labels == k).float() * 2.0 - 1.0, lam) for k in range(10)], 1)
+    weights = squared_hinge(lift(x), F.one_hot(labels).float() * 2.0 - 1.0, lam)
     errors = int(((lift(test) @ weights).argmax(1) != torch.from_numpy(pictures.test_labels)).sum())
     return measured(attempt, errors, len(test), pictures.hash, features=features)
 
 
-def squared_hinge(design: Tensor, signs: Tensor, lam: float, most: int = 12) -> Tensor:
-    """Return the weights [D] that minimise mean(max(0, 1 − y · x w)²) + λ |w|², by Newton's method.
+def squared_hinge(design: Tensor, signs: Tensor, lam: float, newton: int = 8, inner: int = 25) -> Tensor:
+    """Return weights [D, K] that minimise mean(max(0, 1 − y · x w)²) + λ |w|² for each of K classes.
+
+    Newton's method on all classes at once; each step's system, that of the pictures inside the margin, is solved by
+    conjugate gradients, so that no D × D matrix is made.
 
     Args:
         design: float32 [N, D].
-        signs: ±1 [N].
+        signs: ±1 [N, K].
         lam: λ, above 0.
-        most: steps at most; it ends when the set of pictures inside the margin stays as it is.
+        newton: steps.
+        inner: conjugate gradients a step.
     """
-    count, width = design.shape
-    weights = torch.zeros(width)
-    inside = torch.ones(count, dtype=torch.bool)
-    for _ in range(most):
-        active = design[inside]
-        system = active.T @ active / count + lam * torch.eye(width)
-        weights = torch.linalg.solve(system, active.T @ signs[inside] / count)
-        now = signs * (design @ weights) < 1.0
-        if bool((now == inside).all()):
-            break
-        inside = now
+    count = len(design)
+    weights = torch.zeros(design.shape[1], signs.shape[1])
+    for _ in range(newton):
+        margins = signs * (design @ weights)
+        inside = (margins < 1.0).float()
+        gradient = design.T @ (inside * signs * (margins - 1.0)) / count + lam * weights
+        weights = weights - _solve(design, inside, gradient, lam, inner)
     return weights
+
+
+def _solve(design: Tensor, inside: Tensor, wanted: Tensor, lam: float, steps: int) -> Tensor:
+    """Return x [D, K] with (Xᵀ diag(inside) X / N + λ) x = wanted, by conjugate gradients for each column."""
+    x, residual = torch.zeros_like(wanted), wanted.clone()
+    direction, size = residual.clone(), residual.square().sum(0)
+    for _ in range(steps):
+        product = design.T @ (inside * (design @ direction)) / len(design) + lam * direction
+        step = size / (direction * product).sum(0).clamp_min(1e-30)
+        x, residual = x + step * direction, residual - step * product
+        before, size = size, residual.square().sum(0)
+        direction = residual + size / before.clamp_min(1e-30) * direction
+    return x
