@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import time
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,7 @@ def _environment(attempt: Attempt) -> dict[str, Any]:
     return {**kept, "device": name}
 
 
+@cache
 def _commit() -> str | None:
     """Return the commit of the source, with ``+`` where the source has changes of its own; None outside of git."""
     root = FOLDER.parent.parent
