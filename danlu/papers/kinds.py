@@ -132,7 +132,7 @@ def _train(attempt: Attempt) -> Measured:
     facts = {
         "epochs": trained["epochs"],
         "training_seconds": round(trained["seconds"], 1),
-        "precision": effective["precision"],
+        "precision": effective["machine"]["precision"],
         "threads": effective["machine"]["threads"],
     }
     return Measured(figure_of(row.metric, accuracy["value"], accuracy["n"]), data.hash, facts)
