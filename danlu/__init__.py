@@ -24,6 +24,7 @@ _FUNCTIONS = {
     "run": "danlu.pipeline",
     "serve": "danlu.deploy.serve.server",
     "tune": "danlu.train.tune",
+    "reproduce": "danlu.papers.running",
 }
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "load_data",
     "parity",
     "predict",
+    "reproduce",
     "resume",
     "run",
     "serve",
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from danlu.deploy.serve.server import serve
     from danlu.evaluate import evaluate
     from danlu.models import create_model, list_models
+    from danlu.papers.running import reproduce
     from danlu.pipeline import resume, run
     from danlu.train import train
     from danlu.train.tune import tune

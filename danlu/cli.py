@@ -37,6 +37,7 @@ Usage: danlu VERB …          danlu VERB --help
   bench RUN|ARTIFACT…         latency, throughput, rate that holds, memory: side by side
   predict ARTIFACT PICTURE…   classes of pictures; needs no torch
   serve ARTIFACT              the same over HTTP, with a page to try it; needs no torch
+  reproduce list|run|table    published tables, run again and compared
   report RUN                  write report.html again
   env                         versions and machine
 

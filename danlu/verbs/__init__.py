@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from danlu.verbs import data, deploy, job, models, search, speed
+from danlu.verbs import data, deploy, job, models, reproduce, search, speed
 from danlu.verbs.common import Common, Output, Training
 from danlu.verbs.compress import compress_verbs
 
@@ -15,6 +15,7 @@ GROUPS = {
     "models": "The networks and their proofs.",
     "runs": "What was trained.",
     "compress": "Make a trained network smaller.",
+    "reproduce": "Published tables, run again and compared.",
 }
 
 VERBS: dict[str, Callable[..., Output]] = {
@@ -40,6 +41,9 @@ VERBS: dict[str, Callable[..., Output]] = {
     "bench": speed.bench,
     "predict": deploy.predict,
     "serve": deploy.serve,
+    "reproduce list": reproduce.reproduce_list,
+    "reproduce run": reproduce.reproduce_run,
+    "reproduce table": reproduce.reproduce_table,
     "report": job.report,
     "env": job.env,
 }

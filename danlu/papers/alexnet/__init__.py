@@ -1,0 +1,1 @@
+"""ImageNet Classification with Deep Convolutional Neural Networks."""

@@ -1,0 +1,1 @@
+"""One weird trick for parallelizing convolutional neural networks."""

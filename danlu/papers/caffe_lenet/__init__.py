@@ -1,0 +1,1 @@
+"""Caffe: Convolutional Architecture for Fast Feature Embedding."""

@@ -1,0 +1,1 @@
+"""CBAM: Convolutional Block Attention Module."""

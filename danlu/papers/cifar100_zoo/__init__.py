@@ -1,0 +1,1 @@
+"""pytorch-cifar100: 43 networks with one recipe."""

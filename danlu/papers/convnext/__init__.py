@@ -1,0 +1,1 @@
+"""A ConvNet for the 2020s."""

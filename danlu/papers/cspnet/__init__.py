@@ -1,0 +1,1 @@
+"""CSPNet: A New Backbone that can Enhance Learning Capability of CNN."""

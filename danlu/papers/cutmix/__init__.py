@@ -1,0 +1,1 @@
+"""CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features."""

@@ -1,0 +1,1 @@
+"""Improved Regularization of Convolutional Neural Networks with Cutout."""

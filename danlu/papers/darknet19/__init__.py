@@ -1,0 +1,1 @@
+"""YOLO9000: Better, Faster, Stronger."""

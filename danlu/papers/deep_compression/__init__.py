@@ -1,0 +1,1 @@
+"""Deep Compression: Compressing Deep Neural Networks with Pruning, Trained Quantization and Huffman Coding."""

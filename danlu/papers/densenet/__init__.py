@@ -1,0 +1,1 @@
+"""Densely Connected Convolutional Networks."""

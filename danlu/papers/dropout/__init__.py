@@ -1,0 +1,1 @@
+"""Dropout: A Simple Way to Prevent Neural Networks from Overfitting."""

@@ -1,0 +1,61 @@
+"""The ladder of permutation-invariant MNIST: fully connected networks with dropout and a limit on their weights."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from danlu.papers.kinds import Attempt, Measured
+from danlu.papers.small import Fit, fit_and_test
+
+__all__ = ["Perceptron", "ladder"]
+
+
+class Perceptron(nn.Sequential):
+    """``layers`` hidden layers of ``hidden`` units on the pixels; a fifth of the pixels and half the units drop out.
+
+    Takes [B, C, H, W], returns logits [B, K].
+    """
+
+    def __init__(self, inputs: int, classes: int, hidden: int, layers: int, unit: str, dropout: bool) -> None:
+        found: list[nn.Module] = [nn.Flatten()]
+        if dropout:
+            found.append(nn.Dropout(0.2))
+        for _ in range(layers):
+            found += [nn.Linear(inputs, hidden), nn.ReLU() if unit == "relu" else nn.Sigmoid()]
+            if dropout:
+                found.append(nn.Dropout(0.5))
+            inputs = hidden
+        super().__init__(*found, nn.Linear(inputs, classes))
+        self.apply(_initialise if unit == "relu" else _initialise_glorot)
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        nn.init.zeros_(module.bias)
+
+
+def _initialise_glorot(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        # Four times Glorot's bound, his own advice for logistic units.
+        nn.init.xavier_uniform_(module.weight, gain=4.0)
+        nn.init.zeros_(module.bias)
+
+
+def ladder(
+    attempt: Attempt,
+    hidden: int = 1024,
+    layers: int = 3,
+    unit: str = "relu",
+    dropout: bool = True,
+    max_norm: float | None = None,
+    epochs: int = 60,
+    lr: float = 0.05,
+) -> Measured:
+    """Return the test error of one rung."""
+
+    def build(channels: int, classes: int) -> nn.Module:
+        return Perceptron(28 * 28 * channels, classes, hidden, layers, unit, dropout)
+
+    how = Fit(epochs=epochs, lr=lr, momentum=0.95, max_norm=max_norm, weight_decay=0.0 if dropout else 1e-5)
+    return fit_and_test(attempt, build, how)

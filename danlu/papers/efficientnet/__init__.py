@@ -1,0 +1,1 @@
+"""EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks."""

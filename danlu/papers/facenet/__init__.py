@@ -1,0 +1,1 @@
+"""FaceNet: A Unified Embedding for Face Recognition and Clustering."""

@@ -1,0 +1,1 @@
+"""Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms."""

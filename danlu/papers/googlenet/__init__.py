@@ -1,0 +1,1 @@
+"""Going Deeper with Convolutions."""

@@ -1,0 +1,1 @@
+"""Delving Deep into Rectifiers: Surpassing Human-Level Performance on ImageNet Classification."""

@@ -1,0 +1,1 @@
+"""PyTorch image classification: one network, one thing varied at a time."""

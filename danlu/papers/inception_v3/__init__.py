@@ -1,0 +1,1 @@
+"""Rethinking the Inception Architecture for Computer Vision."""

@@ -1,0 +1,1 @@
+"""Gradient-Based Learning Applied to Document Recognition."""

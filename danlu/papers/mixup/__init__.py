@@ -1,0 +1,1 @@
+"""mixup: Beyond Empirical Risk Minimization."""

@@ -1,0 +1,1 @@
+"""MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications."""

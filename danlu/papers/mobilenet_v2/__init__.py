@@ -1,0 +1,1 @@
+"""MobileNetV2: Inverted Residuals and Linear Bottlenecks."""

@@ -1,0 +1,1 @@
+"""Learning Transferable Architectures for Scalable Image Recognition."""

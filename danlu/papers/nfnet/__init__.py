@@ -1,0 +1,1 @@
+"""High-Performance Large-Scale Image Recognition Without Normalization."""

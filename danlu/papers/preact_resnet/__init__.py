@@ -1,0 +1,1 @@
+"""Identity Mappings in Deep Residual Networks."""

@@ -1,0 +1,1 @@
+"""Learning both Weights and Connections for Efficient Neural Networks."""

@@ -1,0 +1,1 @@
+"""RandAugment: Practical automated data augmentation with a reduced search space."""

@@ -1,0 +1,1 @@
+"""Res2Net: A New Multi-scale Backbone Architecture."""

@@ -1,0 +1,1 @@
+"""Bag of Tricks for Image Classification with Convolutional Neural Networks."""

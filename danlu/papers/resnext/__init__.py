@@ -1,0 +1,1 @@
+"""Aggregated Residual Transformations for Deep Neural Networks."""

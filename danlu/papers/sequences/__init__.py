@@ -1,0 +1,1 @@
+"""An Empirical Evaluation of Generic Convolutional and Recurrent Networks for Sequence Modeling."""

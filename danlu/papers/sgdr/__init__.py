@@ -1,0 +1,1 @@
+"""SGDR: Stochastic Gradient Descent with Warm Restarts."""

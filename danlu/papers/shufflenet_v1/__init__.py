@@ -1,0 +1,1 @@
+"""ShuffleNet: An Extremely Efficient Convolutional Neural Network for Mobile Devices."""

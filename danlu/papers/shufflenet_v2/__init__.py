@@ -1,0 +1,1 @@
+"""ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture Design."""

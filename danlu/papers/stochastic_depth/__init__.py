@@ -1,0 +1,1 @@
+"""Deep Networks with Stochastic Depth."""

@@ -1,0 +1,1 @@
+"""Very Deep Convolutional Networks for Large-Scale Image Recognition."""

@@ -1,0 +1,1 @@
+"""Xception: Deep Learning with Depthwise Separable Convolutions."""
