@@ -156,7 +156,10 @@ def _graph(trained: Trained) -> onnx.ModelProto:
 
 def _info(job: ExportJob, model: onnx.ModelProto) -> ArtifactInfo:
     trained, settings = job.trained, job.trained.preprocess.settings
-    meanings = {LOGITS: "score of each class before the softmax", "probabilities": "probability of each class"}
+    meanings = {
+        LOGITS: f"score of each class before the {'sigmoid' if trained.task.name == 'multilabel' else 'softmax'}",
+        "probabilities": "probability of each class",
+    }
     tensors = [name for node in model.graph.node for name in node.output if name.startswith(STAGE_PREFIX)]
     return ArtifactInfo(
         task=trained.task.name,
