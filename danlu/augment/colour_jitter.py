@@ -33,7 +33,7 @@ class ColourJitter(Pixelwise):
 
     def fault(self, height: int, width: int, channels: int) -> str | None:
         """Return that grey pictures have no hue and no saturation."""
-        if channels != 1 or not self.hue and not self.saturation:
+        if channels != 1 or (not self.hue and not self.saturation):
             return None
         return f"hue = {self.hue} and saturation = {self.saturation} change nothing of grey pictures; give 0 for both"
 

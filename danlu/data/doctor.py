@@ -111,9 +111,7 @@ def inspect_folder(root: Path, *, threads: int | None = None) -> Findings:
     return findings
 
 
-def inspect_files(
-    source: str, form: str, splits: Mapping[str, FileDataset], *, threads: int | None = None
-) -> Findings:
+def inspect_files(source: str, form: str, splits: Mapping[str, FileDataset], *, threads: int | None = None) -> Findings:
     """Read and decode every picture of data sets of files below one folder; broken ones are listed and left out."""
     rows = [(part, index) for part, dataset in splits.items() for index in range(len(dataset))]
     first = next(iter(splits.values()))

@@ -82,7 +82,8 @@ class Report:
 
     ``counts``: split -> usable pictures of each class, in the order of ``classes``; ``corrupt``: pictures that cannot
     be used; ``others``: files that are no pictures of the data set; ``warnings``: what is usable but unusual;
-    ``totals``: split -> usable pictures; ``sizes`` and ``modes``: how often each (height × width) and each kind of pixel occurs.
+    ``totals``: split -> usable pictures; ``sizes`` and ``modes``: how often each (height × width) and each kind of
+    pixel occurs.
     """
 
     source: str
@@ -104,7 +105,7 @@ class Report:
         return sum(self.of(part) for part in self.counts)
 
     def of(self, part: str) -> int:
-        """Return the number of usable pictures of a split, which with several labels a picture is not that of labels."""
+        """Return the number of usable pictures of a split; with several labels a picture it is not that of labels."""
         return self.totals.get(part, sum(self.counts[part]))
 
     @property

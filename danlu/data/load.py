@@ -89,7 +89,7 @@ class Data:
     def check_unseen(
         self, split: str, who: str, trained_hash: str | None, trained_seed: int | None, trained_on: str = "train"
     ) -> None:
-        """Refuse a split that holds pictures ``who`` was trained on: the same data, split by another seed, or all of it.
+        """Refuse a split that holds pictures ``who`` was trained on: the same data by another seed, or all of it.
 
         Args:
             split: the split to be measured on.

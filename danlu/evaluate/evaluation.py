@@ -56,15 +56,12 @@ def evaluate(
 
     Returns:
         ``{"results": {split: {"accuracy": R, "cross_entropy": R}}, "evaluation": {…}}`` with R =
-        ``{"value", "low", "high", "n"}``. With ``tta`` the split also has ``accuracy_tta`` and ``cross_entropy_tta``,
-        whose R says which by ``"tta"``; everything else is of the pictures as they are. With several labels a picture
-        there are ``f1_micro``, ``f1_macro`` and ``mean_average_precision`` too, and ``accuracy`` counts the pictures all
-        of whose classes are right.
+        ``{"value", "low", "high", "n"}``; of several labels a picture, see :func:`danlu.evaluate.several.several_results`.
+        With ``tta`` each figure is there once more as ``accuracy_tta`` and so on, whose R says which by ``"tta"``.
 
     Raises:
         InputError: no such split or an empty one, classes the network does not know, a picture that cannot be decoded,
-            a run that cannot be opened, or its own data, of which it was trained on what it is asked: split by another
-            seed, or trained on validation too.
+            a run that cannot be opened, or what it was trained on: its data split by another seed, or its validation.
         CheckFailed: outputs that are not finite.
     """
     if split not in SPLITS:

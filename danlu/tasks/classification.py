@@ -34,7 +34,8 @@ class Batch:
         pictures: uint8 [B, H, W, C].
         size: int64 [B, 2], the (height, width) of each picture before padding.
         ids: B sample ids.
-        targets: ``{"label": int64 [B]}``, of several labels a picture int64 [B, K] of 0 and 1, and what :func:`danlu.tasks.mixing.with_partners` adds.
+        targets: ``{"label": int64 [B]}``, of several labels a picture int64 [B, K] of 0 and 1, and what
+            :func:`danlu.tasks.mixing.with_partners` adds.
     """
 
     pictures: Tensor

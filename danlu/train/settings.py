@@ -65,7 +65,9 @@ class TransferSettings(Settings):
         if self.unfreeze_every is not None and self.freeze == 0:
             raise ValueError("unfreeze_every has nothing to unfreeze: give freeze too")
         if self.stop_first is not None and self.freeze != 0:
-            raise ValueError(f"stop_first has nothing to stop: freeze = {self.freeze} keeps the first stage from the start")
+            raise ValueError(
+                f"stop_first has nothing to stop: freeze = {self.freeze} keeps the first stage from the start"
+            )
         return self
 
 

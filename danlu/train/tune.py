@@ -124,7 +124,9 @@ def _search(
         raise InputError("epochs are searched for: pruning compares trials of one length", mend="give --pruner none")
     if config.train_on != "train" or "train_on" in loaded.entries:
         what = "train_on: a search selects by validation, so its trials cannot be trained on it"
-        raise InputError(what, where="settings", mend="leave it out; train the best settings on all the data afterwards")
+        raise InputError(
+            what, where="settings", mend="leave it out; train the best settings on all the data afterwards"
+        )
     study = study or f"{files.slug(data.name)}-{files.slug(model)}"
     out = Path("runs") / f"tune-{files.slug(study)}" if out is None else out
     source = {"name": data.name, "source": data.source, "hash": data.hash}

@@ -168,4 +168,6 @@ def _row(cells: list[str], columns: int, root: Path, line: str) -> Row:
     return name, tuple(labels), split
 
 
-FORMATS.register("labels_csv", LabelsCsv(), __name__, title="pictures with a table of their labels, one, several or none")
+FORMATS.register(
+    "labels_csv", LabelsCsv(), __name__, title="pictures with a table of their labels, one, several or none"
+)
