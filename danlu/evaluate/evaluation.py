@@ -56,7 +56,7 @@ def evaluate(
 
     Returns:
         ``{"results": {split: {"accuracy": R, "cross_entropy": R}}, "evaluation": {…}}`` with R =
-        ``{"value", "low", "high", "n"}``; of several labels a picture, see :func:`danlu.evaluate.several.several_results`.
+        ``{"value", "low", "high", "n"}``; of several labels a picture, see :mod:`danlu.evaluate.several`.
         With ``tta`` each figure is there once more as ``accuracy_tta`` and so on, whose R says which by ``"tta"``.
 
     Raises:
