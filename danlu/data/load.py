@@ -266,7 +266,7 @@ def _strata(labels: NDArray[np.int64]) -> NDArray[np.int64]:
         return labels
     counts = np.where(labels.sum(axis=0) > 0, labels.sum(axis=0), len(labels) + 1)
     rarest = np.where(labels == 1, counts, len(labels) + 2).argmin(axis=1)
-    return np.where(labels.any(axis=1), rarest, labels.shape[1]).astype(np.int64)
+    return np.asarray(np.where(labels.any(axis=1), rarest, labels.shape[1]), dtype=np.int64)
 
 
 def _part(dataset: Dataset, chosen: NDArray[np.int64]) -> Dataset:

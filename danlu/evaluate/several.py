@@ -74,7 +74,7 @@ def several_figures(
 
 
 def _named(chosen: NDArray[np.bool_], classes: Sequence[str]) -> str:
-    return "; ".join(classes[k] for k in np.flatnonzero(chosen)) or "–"
+    return "; ".join(classes[k] for k in np.flatnonzero(chosen).tolist()) or "–"
 
 
 def _per_class(labels: Labels, logits: Logits, classes: Sequence[str], split: str) -> list[dict[str, Any]]:
@@ -109,7 +109,10 @@ def write_several(path: Path, ids: Sequence[str], labels: Labels, logits: Logits
     decided, losses = logits > 0, binary_cross_entropies(labels, logits)
     probabilities = 1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -700, 700)))
     for i in range(len(labels)):
-        sets = [safe_cell(";".join(classes[k] for k in np.flatnonzero(row))) for row in (labels[i] == 1, decided[i])]
+        sets = [
+            safe_cell(";".join(classes[k] for k in np.flatnonzero(row).tolist()))
+            for row in (labels[i] == 1, decided[i])
+        ]
         right = int((decided[i] == (labels[i] == 1)).all())
         writer.writerow([safe_cell(ids[i]), *sets, right, f"{losses[i]:.6f}", *(f"{p:.6f}" for p in probabilities[i])])
     write_whole(path, text.getvalue().encode("utf-8-sig"))

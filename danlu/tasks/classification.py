@@ -84,7 +84,7 @@ class Classification:
     """
 
     name = "classification"
-    metrics = ("accuracy", "cross_entropy")
+    metrics: tuple[str, ...] = ("accuracy", "cross_entropy")
     best = ("accuracy", "max")
 
     def __init__(

@@ -164,7 +164,9 @@ def _check_space(space: Space, config: TrainConfig, asked: _Asked) -> None:
         raise InputError("epochs are searched for: pruning compares trials of one length", mend="give --pruner none")
     if config.train_on != "train" or "train_on" in space.entries:
         what = "train_on: a search selects by validation, so its trials cannot be trained on it"
-        raise InputError(what, where="settings", mend="leave it out; train the best settings on all the data afterwards")
+        raise InputError(
+            what, where="settings", mend="leave it out; train the best settings on all the data afterwards"
+        )
 
 
 @contextlib.contextmanager
