@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from danlu.augment import AUGMENTATIONS
-from danlu.augment.base import Draws, Geometric, identity
+from danlu.augment.base import Draws, Geometric
+from danlu.augment.mirror import mirrors
 
 __all__ = ["AlternatingFlip"]
 
@@ -22,11 +23,7 @@ class AlternatingFlip(Geometric):
     def draw(self, draws: Draws, sizes: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return matrices [B, 3, 3] that mirror: by chance in epoch 0, then the opposite of the epoch before."""
         first = replace(draws, epoch=0).uniform("mirror") < 0.5
-        mirrored = first ^ bool(draws.epoch % 2)
-        matrices = identity(len(sizes))
-        matrices[mirrored, 0, 0] = -1.0
-        matrices[mirrored, 0, 2] = sizes[mirrored, 1]
-        return matrices
+        return mirrors(first ^ bool(draws.epoch % 2), sizes, axis=0)
 
 
 AUGMENTATIONS.register(

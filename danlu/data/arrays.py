@@ -28,10 +28,15 @@ def picture_digests(pictures: NDArray[np.uint8]) -> list[str]:
     return [sha256(row.data).hexdigest() for row in rows]
 
 
-def data_hash(rows: Iterable[tuple[str, str, int]]) -> str:
+def data_hash(rows: Iterable[tuple[str, str, int | list[int]]]) -> str:
     """Return the data hash: SHA-256 over the sorted (name, SHA-256 of the bytes, label)."""
-    lines = [f"{name}\0{digest}\0{label}\n" for name, digest, label in sorted(rows)]
+    lines = [f"{name}\0{digest}\0{_words(label)}\n" for name, digest, label in sorted(rows)]
     return hashlib.sha256("".join(lines).encode("utf-8", "backslashreplace")).hexdigest()
+
+
+def _words(label: int | list[int]) -> str:
+    """Return a label as text; of several labels a picture the places of those it has."""
+    return str(label) if isinstance(label, int) else "+".join(str(place) for place, has in enumerate(label) if has)
 
 
 def content_hash(splits: Mapping[str, ArrayDataset]) -> str:

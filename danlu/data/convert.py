@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from danlu.core.errors import InputError
 from danlu.data.doctor import check_corrupt_share
 from danlu.data.folders import check_new_folder
 from danlu.data.formats import FORMATS
@@ -27,6 +28,9 @@ def convert(source: str | Path, target: Path, to: str) -> dict[str, Any]:
     check_new_folder(target)
     opened = open_source(source)
     report = opened.findings.report
+    if to != "labels_csv" and any(part.labels.ndim == 2 for part in opened.findings.splits.values()):
+        what = f"has pictures with several labels or none, which {to} cannot hold"
+        raise InputError(what, where=opened.source, mend="convert to labels_csv")
     check_corrupt_share(report.corrupt, report.pictures + len(report.corrupt), opened.source)
     form.write(opened.findings.splits, target)
     return {

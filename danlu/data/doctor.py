@@ -20,7 +20,7 @@ from danlu.data.findings import Duplicates, Problem, Report, find_duplicates
 from danlu.data.formats.image_folder import scan
 from danlu.data.formats.shards import ShardDataset
 from danlu.data.names import case_clashes, name_warnings, quoted, text_of
-from danlu.data.sample import ArrayDataset, Dataset, FileDataset
+from danlu.data.sample import ArrayDataset, Dataset, FileDataset, class_counts
 
 __all__ = [
     "CORRUPT_SHARE",
@@ -30,6 +30,7 @@ __all__ = [
     "check",
     "check_corrupt_share",
     "inspect_arrays",
+    "inspect_files",
     "inspect_folder",
     "inspect_shards",
 ]
@@ -78,11 +79,6 @@ def _file_warnings(ident: str, path: Path, facts: FileFacts) -> list[Problem]:
     return found
 
 
-def _counts(dataset: Dataset) -> list[int]:
-    counts: list[int] = np.bincount(dataset.labels, minlength=len(dataset.classes)).tolist()
-    return counts
-
-
 def _name_problems(classes: Sequence[str], ids: Sequence[str]) -> list[Problem]:
     """Return what is unusual about class names, file names, and names that become one on some systems."""
     found = [Problem(name, f"class name {reason}") for name, reason in name_warnings(classes)]
@@ -105,35 +101,42 @@ def inspect_folder(root: Path, *, threads: int | None = None) -> Findings:
     """
     found = scan(root)
     classes = found.classes
-    rows = [
-        (part, label, path)
-        for part, by_class in found.pictures.items()
-        for label, name in enumerate(classes)
-        for path in by_class.get(name, [])
-    ]
-    ids = [text_of(path) for _, _, path in rows]
-    every = examine(root, [path for _, _, path in rows], threads=threads)
-    corrupt, warnings = list[Problem](), _name_problems(classes, ids)
-    kept: dict[str, list[int]] = {part: [] for part in found.pictures}
-    for index, (ident, (part, _, path), facts) in enumerate(zip(ids, rows, every, strict=True)):
+    splits = {}
+    for part, by_class in found.pictures.items():
+        paths = [path for name in classes for path in by_class.get(name, [])]
+        labels = [label for label, name in enumerate(classes) for _ in by_class.get(name, [])]
+        splits[part] = FileDataset(root, paths, labels, classes, [text_of(path) for path in paths])
+    findings = inspect_files(text_of(root), "image_folder", splits, threads=threads)
+    findings.report.others = [Problem(ident, reason) for ident, reason in found.others]
+    return findings
+
+
+def inspect_files(source: str, form: str, splits: Mapping[str, FileDataset], *, threads: int | None = None) -> Findings:
+    """Read and decode every picture of data sets of files below one folder; broken ones are listed and left out."""
+    rows = [(part, index) for part, dataset in splits.items() for index in range(len(dataset))]
+    first = next(iter(splits.values()))
+    paths, ids = ([getattr(splits[part], what)[i] for part, i in rows] for what in ("paths", "ids"))
+    every = examine(first.root, paths, threads=threads)
+    corrupt, warnings = list[Problem](), _name_problems(first.classes, ids)
+    kept: dict[str, list[int]] = {part: [] for part in splits}
+    facts_of: dict[str, list[FileFacts]] = {part: [] for part in splits}
+    for ident, path, (part, index), facts in zip(ids, paths, rows, every, strict=True):
         if facts.fault is not None:
             corrupt.append(Problem(ident, facts.fault))
             continue
         warnings += _file_warnings(ident, path, facts)
         kept[part].append(index)
-    splits: dict[str, Dataset] = {}
-    for part, chosen in kept.items():
-        labels = np.array([rows[index][1] for index in chosen], dtype=np.int64)
-        splits[part] = FileDataset(root, [rows[i][2] for i in chosen], labels, classes, [ids[i] for i in chosen])
-    facts_of = {part: [every[index] for index in chosen] for part, chosen in kept.items()}
+        facts_of[part].append(facts)
+    usable: dict[str, Dataset] = {
+        part: splits[part].take(np.array(chosen, dtype=np.int64)) for part, chosen in kept.items()
+    }
     digests = {part: [facts.sha256 for facts in facts_of[part]] for part in kept}
-    report = _report(text_of(root), "image_folder", splits, digests)
+    report = _report(source, form, usable, digests)
     report.sizes = Counter((facts.height, facts.width) for chosen in facts_of.values() for facts in chosen)
     report.modes = Counter(facts.mode for chosen in facts_of.values() for facts in chosen)
     report.corrupt = corrupt
-    report.others = [Problem(ident, reason) for ident, reason in found.others]
     report.warnings = warnings + report.warnings
-    return Findings(report, splits, digests, facts_of)
+    return Findings(report, usable, digests, facts_of)
 
 
 def _report(source: str, form: str, splits: Mapping[str, Dataset], digests: Mapping[str, list[str]]) -> Report:
@@ -145,7 +148,8 @@ def _report(source: str, form: str, splits: Mapping[str, Dataset], digests: Mapp
         source=source,
         format=form,
         classes=next(iter(splits.values())).classes,
-        counts={part: _counts(dataset) for part, dataset in splits.items()},
+        counts={part: class_counts(dataset) for part, dataset in splits.items()},
+        totals={part: len(dataset) for part, dataset in splits.items()},
         warnings=list(_contrary(duplicates)),
         duplicates=duplicates,
         hash=data_hash(rows),

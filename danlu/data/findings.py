@@ -82,7 +82,8 @@ class Report:
 
     ``counts``: split -> usable pictures of each class, in the order of ``classes``; ``corrupt``: pictures that cannot
     be used; ``others``: files that are no pictures of the data set; ``warnings``: what is usable but unusual;
-    ``sizes`` and ``modes``: how often each (height × width) and each kind of pixel occurs.
+    ``totals``: split -> usable pictures; ``sizes`` and ``modes``: how often each (height × width) and each kind of
+    pixel occurs.
     """
 
     source: str
@@ -96,11 +97,16 @@ class Report:
     warnings: list[Problem] = field(default_factory=list)
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     modes: Counter[str] = field(default_factory=Counter)
+    totals: dict[str, int] = field(default_factory=dict)
 
     @property
     def pictures(self) -> int:
         """The number of usable pictures."""
-        return sum(sum(counts) for counts in self.counts.values())
+        return sum(self.of(part) for part in self.counts)
+
+    def of(self, part: str) -> int:
+        """Return the number of usable pictures of a split; with several labels a picture it is not that of labels."""
+        return self.totals.get(part, sum(self.counts[part]))
 
     @property
     def ok(self) -> bool:
@@ -143,7 +149,7 @@ class Report:
 
     def text(self) -> str:
         """Return the report as text for people; long lists are cut and their length is said."""
-        splits = ", ".join(f"{part} {sum(counts):,}" for part, counts in self.counts.items())
+        splits = ", ".join(f"{part} {self.of(part):,}" for part in self.counts)
         lines = [
             f"{self.source}: {self.format}, {self.pictures:,} usable pictures ({splits}), {len(self.classes)} classes"
         ]

@@ -17,7 +17,7 @@ from danlu.data.doctor import Findings, check_corrupt_share
 from danlu.data.findings import Problem, find_duplicates
 from danlu.data.names import quoted
 from danlu.data.open import Opened, open_source
-from danlu.data.sample import ArrayDataset, Dataset, FileDataset, Subset
+from danlu.data.sample import ArrayDataset, Dataset, FileDataset, Subset, class_counts
 from danlu.data.splits import TEST_SHARE, VALIDATION_SHARE, draw_parts
 from danlu.data.stats import Stats, array_stats, file_stats
 
@@ -71,6 +71,11 @@ class Data:
     duplicates: list[tuple[str, str]] = field(default_factory=list)
     validation_given: bool = False
 
+    @property
+    def multilabel(self) -> bool:
+        """Whether a picture can have several labels, or none."""
+        return self.train.labels.ndim == 2
+
     def split(self, name: str) -> Dataset:
         """Return the split called ``train``, ``validation`` or ``test``.
 
@@ -84,7 +89,7 @@ class Data:
     def check_unseen(
         self, split: str, who: str, trained_hash: str | None, trained_seed: int | None, trained_on: str = "train"
     ) -> None:
-        """Refuse a split that holds pictures ``who`` was trained on: the same data, split by another seed, or all of it.
+        """Refuse a split that holds pictures ``who`` was trained on: the same data by another seed, or all of it.
 
         Args:
             split: the split to be measured on.
@@ -124,7 +129,6 @@ class Data:
     def to_record(self) -> dict[str, Any]:
         """Return the description that records keep; long lists are cut and their length is kept."""
         splits = {name: self.split(name) for name in _SPLITS}
-        counts = {name: np.bincount(part.labels, minlength=len(self.classes)) for name, part in splits.items()}
         return {
             "name": self.name,
             "source": self.source,
@@ -132,7 +136,8 @@ class Data:
             "classes": list(self.classes),
             "hash": self.hash,
             "sizes": {name: len(part) for name, part in splits.items()},
-            "counts": {name: found.tolist() for name, found in counts.items()},
+            "counts": {name: class_counts(part) for name, part in splits.items()},
+            **({"multilabel": True} if self.multilabel else {}),
             "test_given": self.test_given,
             "seed": self.seed,
             "problems": _cut([problem.to_record() for problem in self.problems], _PROBLEMS_KEPT),
@@ -228,7 +233,7 @@ def _check_classes(findings: Findings, where: str) -> None:
         part = "" if learnt == "all" else " in train"
         names = ", ".join(quoted(name) for name in empty[:10]) + (", …" if len(empty) > 10 else "")
         raise InputError(f"classes without a usable picture{part}: {names}", where=where, mend="remove or fill them")
-    bare = [part for part, counts in report.counts.items() if not sum(counts)]
+    bare = [part for part in report.counts if not report.of(part)]
     if bare:
         raise InputError(f"split {bare[0]} holds no usable picture", where=where, mend="fill it, or remove its folder")
 
@@ -245,7 +250,7 @@ def _split(findings: Findings, seed: int, where: str) -> tuple[Parts, set[str]]:
     }
     missing = {"validation": VALIDATION_SHARE, "test": TEST_SHARE}
     drawn = {name: share for name, share in missing.items() if name not in parts}
-    chosen = draw_parts(given[learnt].labels, tuple(drawn.values()), seed)
+    chosen = draw_parts(_strata(given[learnt].labels), tuple(drawn.values()), seed)
     parts["train"] = (learnt, chosen[0])
     parts.update({name: (learnt, indices) for name, indices in zip(drawn, chosen[1:], strict=True)})
     for name in drawn:
@@ -253,6 +258,15 @@ def _split(findings: Findings, seed: int, where: str) -> tuple[Parts, set[str]]:
             what = f"too few pictures to draw a {name} split: every class has one"
             raise InputError(what, where=where, mend="give at least three pictures a class")
     return {name: parts[name] for name in _SPLITS}, set(drawn)
+
+
+def _strata(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return what pictures are drawn by [N]: the class, or of several the one that the fewest pictures have."""
+    if labels.ndim == 1:
+        return labels
+    counts = np.where(labels.sum(axis=0) > 0, labels.sum(axis=0), len(labels) + 1)
+    rarest = np.where(labels == 1, counts, len(labels) + 2).argmin(axis=1)
+    return np.asarray(np.where(labels.any(axis=1), rarest, labels.shape[1]), dtype=np.int64)
 
 
 def _part(dataset: Dataset, chosen: NDArray[np.int64]) -> Dataset:

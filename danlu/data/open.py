@@ -8,12 +8,12 @@ from pathlib import Path
 
 from danlu.core.errors import InputError, nearest_names
 from danlu.data import catalog
-from danlu.data.doctor import Findings, inspect_arrays, inspect_folder, inspect_shards
+from danlu.data.doctor import Findings, inspect_arrays, inspect_files, inspect_folder, inspect_shards
 from danlu.data.folders import existing_folder
 from danlu.data.formats import FORMATS
 from danlu.data.formats.shards import ShardDataset
 from danlu.data.names import text_of
-from danlu.data.sample import ArrayDataset
+from danlu.data.sample import ArrayDataset, FileDataset
 
 __all__ = ["Opened", "find_format", "open_source", "path_of"]
 
@@ -82,6 +82,9 @@ def open_source(source: str | Path, *, download: bool = False) -> Opened:
     shards = {part: dataset for part, dataset in splits.items() if isinstance(dataset, ShardDataset)}
     if shards and len(shards) == len(splits):
         return Opened(name, where, inspect_shards(where, shards))
+    files = {part: dataset for part, dataset in splits.items() if isinstance(dataset, FileDataset)}
+    if files and len(files) == len(splits):
+        return Opened(name, where, inspect_files(where, form, files))
     arrays = {part: dataset for part, dataset in splits.items() if isinstance(dataset, ArrayDataset)}
     if len(arrays) != len(splits) or not arrays:
         raise InputError(f"format {form!r} gives no pictures in memory", where=where)

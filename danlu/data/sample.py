@@ -11,14 +11,14 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ArrayDataset", "Dataset", "FileDataset", "Joined", "Sample", "Subset", "joined"]
+__all__ = ["ArrayDataset", "Dataset", "FileDataset", "Joined", "Sample", "Subset", "class_counts", "joined"]
 
 
 @dataclass(frozen=True)
 class Sample:
     """One sample: ``picture`` is uint8 [H, W, C], or the path of a file that is decoded late.
 
-    ``targets["label"]`` is the index of the class.
+    ``targets["label"]`` is the index of the class; of several labels a picture, int64 [K] of 0 and 1.
     """
 
     id: str
@@ -28,7 +28,7 @@ class Sample:
 
 @runtime_checkable
 class Dataset(Protocol):
-    """A lazy, indexable collection of samples; ``labels`` is int64 [N], ``ids`` names each sample once."""
+    """A lazy, indexable collection of samples; ``labels`` is int64 [N] or [N, K], ``ids`` names each once."""
 
     @property
     def classes(self) -> tuple[str, ...]: ...
@@ -46,6 +46,10 @@ class Dataset(Protocol):
 
 def _checked_labels(labels: Any, count: int, classes: tuple[str, ...]) -> NDArray[np.int64]:
     array = np.ascontiguousarray(labels, dtype=np.int64)
+    if array.ndim == 2:
+        if array.shape != (count, len(classes)) or ((array != 0) & (array != 1)).any():
+            raise ValueError(f"{count} samples of several labels need 0 and 1 of shape ({count}, {len(classes)})")
+        return array
     if array.shape != (count,):
         raise ValueError(f"{count} samples need labels of shape ({count},), got {array.shape}")
     if count and (array.min() < 0 or array.max() >= len(classes)):
@@ -53,12 +57,17 @@ def _checked_labels(labels: Any, count: int, classes: tuple[str, ...]) -> NDArra
     return array
 
 
+def _target(label: Any) -> Any:
+    """Return a number, or of several labels a picture the row [K]."""
+    return int(label) if np.ndim(label) == 0 else label
+
+
 class ArrayDataset:
     """Pictures of one size in memory.
 
     Args:
         pictures: uint8 [N, H, W, C].
-        labels: integers [N], indices into ``classes``.
+        labels: integers [N], indices into ``classes``; of several labels a picture [N, K] of 0 and 1.
         ids: N names, each once.
         classes: the names of the classes.
     """
@@ -77,7 +86,7 @@ class ArrayDataset:
         return len(self.pictures)
 
     def __getitem__(self, index: int) -> Sample:
-        return Sample(self.ids[index], self.pictures[index], {"label": int(self.labels[index])})
+        return Sample(self.ids[index], self.pictures[index], {"label": _target(self.labels[index])})
 
     def take(self, indices: NDArray[np.int64]) -> ArrayDataset:
         """Return the samples at ``indices`` as a data set of its own (pictures copied)."""
@@ -91,7 +100,7 @@ class FileDataset:
     Args:
         root: the folder.
         paths: the files, relative to ``root``; their POSIX form is the id unless ``ids`` is given.
-        labels: integers [N], indices into ``classes``.
+        labels: integers [N], indices into ``classes``; of several labels a picture [N, K] of 0 and 1.
         classes: the names of the classes.
         ids: N names, where a path cannot be shown as text (see :mod:`danlu.data.names`).
     """
@@ -114,7 +123,7 @@ class FileDataset:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Sample:
-        return Sample(self.ids[index], self.root / self.paths[index], {"label": int(self.labels[index])})
+        return Sample(self.ids[index], self.root / self.paths[index], {"label": _target(self.labels[index])})
 
     def take(self, indices: NDArray[np.int64]) -> FileDataset:
         """Return the samples at ``indices`` as a data set of its own."""
@@ -197,3 +206,11 @@ def joined(first: Dataset, second: Dataset) -> Dataset:
             labels = np.concatenate([first.labels, second.labels])
             return ArrayDataset(np.concatenate(arrays), labels, [*first.ids, *second.ids], first.classes)
     return Joined(first, second)
+
+
+def class_counts(dataset: Dataset) -> list[int]:
+    """Return how many samples each class has; with several labels a picture one may count for several, or for none."""
+    labels = dataset.labels
+    found = labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=len(dataset.classes))
+    counts: list[int] = found.tolist()
+    return counts

@@ -161,7 +161,7 @@ def info_of(job: ExportJob, model: onnx.ModelProto) -> ArtifactInfo:
     """Return what the float32 artifact with the graph ``model`` says about itself, without its proof."""
     trained, settings = job.trained, job.trained.preprocess.settings
     meanings = {
-        LOGITS: "score of each class before the softmax",
+        LOGITS: f"score of each class before the {'sigmoid' if trained.task.name == 'multilabel' else 'softmax'}",
         "probabilities": "probability of each class",
         MAPS: MEANING,
     }

@@ -104,7 +104,7 @@ class ExportJob:
                 reference, precision = self.reference[split], artifact.precision
                 found[split] = compare_logits(reference, answers[split], labels, precision=precision)
             if self.trained.trained_on != "train":
-                # How two forms differ on pictures both were trained on says something; how good they are there does not.
+                # How two forms differ on pictures they were trained on says something; how good they are does not.
                 found["validation"] |= {"accuracy_a": None, "accuracy_b": None}
             chosen = telling_pictures(self.reference["validation"], answers["validation"])
             pictures = self.loaders["validation"].pictures(chosen)

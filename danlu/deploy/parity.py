@@ -81,7 +81,12 @@ def labels_for(subject: Subject, dataset: Dataset) -> NDArray[np.int64]:
             mend="give the data it was trained on",
         )
     translate = np.array([place[name] for name in dataset.classes], dtype=np.int64)
-    return translate[np.asarray(dataset.labels, dtype=np.int64)]
+    labels = np.asarray(dataset.labels, dtype=np.int64)
+    if labels.ndim == 1:
+        return translate[labels]
+    several = np.zeros((len(labels), len(place)), dtype=np.int64)
+    several[:, translate] = labels
+    return several
 
 
 def compare_logits(
@@ -112,13 +117,8 @@ def compare_logits(
     scale = float(np.abs(wide).max())
     finite = bool(np.isfinite(a).all() and np.isfinite(b).all())
     relative = difference / scale if finite and scale > 0 else (0.0 if difference == 0 else None)
-    top_a, top_b = a.argmax(axis=1), b.argmax(axis=1)
-    ordered = np.sort(wide, axis=1)
-    # With one class there is no second logit to tie with.
-    margin = ordered[:, -1] - ordered[:, -2] if wide.shape[1] > 1 else np.full(n, np.inf)
-    changed = top_a != top_b
-    tied = changed & (margin <= 2 * tolerance * scale)
-    right_a, right_b = int((top_a == labels).sum()), int((top_b == labels).sum())
+    changed, tied = _changed(wide, b, tolerance * scale, several=labels.ndim == 2)
+    right_a, right_b = (int(_right(logits, labels).sum()) for logits in (a, b))
     flips = int((changed & ~tied).sum())
     if precision == "fp32":
         passed = finite and relative is not None and relative <= tolerance and flips == 0
@@ -135,6 +135,28 @@ def compare_logits(
         "accuracy_difference": (right_b - right_a) / n,
         "passed": passed,
     }
+
+
+def _changed(
+    a: NDArray[np.float64], b: Logits, tolerance: float, *, several: bool
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which pictures [N] are answered otherwise, and which of these are ties."""
+    if several:
+        # Each class is decided by the sign of its logit, so that one near zero is the tie.
+        moved = (a > 0) != (b > 0)
+        return moved.any(axis=1), moved.any(axis=1) & (~moved | (np.abs(a) <= tolerance)).all(axis=1)
+    ordered = np.sort(a, axis=1)
+    # With one class there is no second logit to tie with.
+    margin = ordered[:, -1] - ordered[:, -2] if a.shape[1] > 1 else np.full(len(a), np.inf)
+    changed = a.argmax(axis=1) != b.argmax(axis=1)
+    return changed, changed & (margin <= 2 * tolerance)
+
+
+def _right(logits: Logits, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which pictures [N] are answered right; with several labels, all of them."""
+    if labels.ndim == 2:
+        return np.asarray(((logits > 0) == (labels == 1)).all(axis=1))
+    return np.asarray(logits.argmax(axis=1) == labels)
 
 
 def telling_pictures(a: Logits, b: Logits, most: int = _STAGE_PICTURES) -> NDArray[np.int64]:

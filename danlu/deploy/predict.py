@@ -19,6 +19,7 @@ __all__ = ["predict"]
 
 _BATCH = 32
 _NAMED = 10
+_TASKS = ("classification", "multilabel")
 
 
 def predict(
@@ -34,7 +35,8 @@ def predict(
 
     Returns:
         one row a picture, in the order given: ``{"file", "class", "probability", "top"}``; ``top`` lists
-        ``{"class", "probability"}``, the most probable first.
+        ``{"class", "probability"}``, the most probable first. Of an artifact for several labels a picture also
+        ``classes``: all with a probability above one half, which may be none.
 
     Raises:
         InputError: no artifact, no pictures, or pictures that cannot be read. These are all named, and nothing is
@@ -48,9 +50,9 @@ def predict(
         raise InputError("no pictures are given", mend="name picture files after the artifact")
     runtime, info = open_artifact(Path(artifact), threads=threads)
     given = [str(output["name"]) for output in info.outputs]
-    if info.task != "classification" or "probabilities" not in given:
+    if info.task not in _TASKS or "probabilities" not in given:
         what = f"is for {info.task} and gives {', '.join(given)}"
-        raise InputError(what, where=str(artifact), allowed=["classification"])
+        raise InputError(what, where=str(artifact), allowed=_TASKS)
     rows: list[dict[str, Any]] = []
     broken: list[InputError] = []
     with progress("predict", len(paths), "pictures") as advance:
@@ -103,4 +105,8 @@ def _row(path: Path, probabilities: NDArray[np.float32], info: ArtifactInfo, top
     # A stable sort: of equal probabilities the first class stands first, as argmax has it.
     best = np.argsort(-probabilities, kind="stable")[:top].tolist()
     listed = [{"class": info.classes[index], "probability": float(probabilities[index])} for index in best]
-    return {"file": str(path), **listed[0], "top": listed}
+    row = {"file": str(path), **listed[0], "top": listed}
+    if info.task == "multilabel":
+        chosen = [index for index in np.argsort(-probabilities, kind="stable").tolist() if probabilities[index] > 0.5]
+        row["classes"] = [info.classes[index] for index in chosen]
+    return row

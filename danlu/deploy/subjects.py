@@ -69,6 +69,7 @@ class Subject(Protocol):
         data_hash: of the data it was trained on, or None where that is not known.
         split_seed: of the split of that data, or None.
         trained_on: ``train``, or ``train+validation``.
+        task: ``classification``, or ``multilabel``.
     """
 
     @property
@@ -78,6 +79,7 @@ class Subject(Protocol):
 
     name: str
     kind: str
+    task: str
     precision: str
     classes: tuple[str, ...]
     size: tuple[int, int]
@@ -125,7 +127,7 @@ class EagerSubject:
         described = trained.config["effective"]["data"]
         self.data_hash: str | None = described.get("hash")
         self.split_seed: int | None = described.get("seed")
-        self.trained_on = trained.trained_on
+        self.trained_on, self.task = trained.trained_on, trained.task.name
         # The logits come from the network as it was trained and evaluated, not from what was made for the export.
         # A copy, because channels-last, which is faster, would change the memory of the owner's weights.
         self._network = copy.deepcopy(trained.picture_model).to(memory_format=torch.channels_last)
@@ -206,7 +208,7 @@ class ArtifactSubject:
         self.name, self._model, self._threads = name, model, threads
         self.runtime = OnnxRuntime.load(model, threads=threads)
         self.info = ArtifactInfo.from_metadata(self.runtime.metadata, name)
-        self.precision, self.classes = self.info.precision, self.info.classes
+        self.precision, self.classes, self.task = self.info.precision, self.info.classes, self.info.task
         self.size, self.channels = self.info.picture_size, self.info.channels
         self.data_hash = self.info.hashes.get("data")
         split = self.info.split or {}
@@ -338,4 +340,5 @@ def predictor_for(subject: Subject) -> Predictor:
         data_hash=subject.data_hash,
         split_seed=subject.split_seed,
         trained_on=subject.trained_on,
+        task=subject.task,
     )

@@ -13,6 +13,7 @@ from danlu.core.log import logger
 from danlu.core.records import RunFolder
 from danlu.evaluate.outputs import write_predictions, write_worst
 from danlu.evaluate.prediction import BATCH, Predictor, predict_both, predictor_of
+from danlu.evaluate.several import several_figures, several_results, write_several
 from danlu.evaluate.views import check_tta
 from danlu.metrics.accuracy import accuracy
 from danlu.metrics.confusion_matrix import confusion_matrix
@@ -55,13 +56,12 @@ def evaluate(
 
     Returns:
         ``{"results": {split: {"accuracy": R, "cross_entropy": R}}, "evaluation": {…}}`` with R =
-        ``{"value", "low", "high", "n"}``. With ``tta`` the split also has ``accuracy_tta`` and ``cross_entropy_tta``,
-        whose R says which by ``"tta"``; everything else is of the pictures as they are.
+        ``{"value", "low", "high", "n"}``; of several labels a picture, see :mod:`danlu.evaluate.several`.
+        With ``tta`` each figure is there once more as ``accuracy_tta`` and so on, whose R says which by ``"tta"``.
 
     Raises:
         InputError: no such split or an empty one, classes the network does not know, a picture that cannot be decoded,
-            a run that cannot be opened, or its own data, of which it was trained on what it is asked: split by another
-            seed, or trained on validation too.
+            a run that cannot be opened, or what it was trained on: its data split by another seed, or its validation.
         CheckFailed: outputs that are not finite.
     """
     if split not in SPLITS:
@@ -111,7 +111,16 @@ def _labels(dataset: Dataset, predictor: Predictor) -> NDArray[np.int64]:
             mend="give the data set it was trained on, or one whose classes are among these",
         )
     translate = np.array([place[name] for name in dataset.classes], dtype=np.int64)
-    return translate[np.asarray(dataset.labels, dtype=np.int64)]
+    labels = np.asarray(dataset.labels, dtype=np.int64)
+    if (labels.ndim == 2) != (predictor.task == "multilabel"):
+        held = "several labels a picture" if labels.ndim == 2 else "one label a picture"
+        what = f"the data set has {held}, the network was trained for {predictor.task}"
+        raise InputError(what, where=predictor.name, mend="give data of the kind it was trained on")
+    if labels.ndim == 1:
+        return translate[labels]
+    several = np.zeros((len(labels), len(place)), dtype=np.int64)
+    several[:, translate] = labels
+    return several
 
 
 def _origin(data: Data, predictor: Predictor) -> dict[str, Any]:
@@ -128,6 +137,8 @@ def _figures(
 ) -> dict[str, Any]:
     if logits.shape[1] != len(predictor.classes):
         raise InputError(f"gives {logits.shape[1]} logits for {len(predictor.classes)} classes", where=predictor.name)
+    if labels.ndim == 2:
+        return several_figures(ids, labels, logits, predictor.classes, split, WORST)
     log_probabilities = log_softmax(logits)
     predictions = logits.argmax(axis=1)
     losses = cross_entropies(labels, log_probabilities)
@@ -162,11 +173,14 @@ def _figures(
 
 
 def _tta_figures(labels: NDArray[np.int64], logits: NDArray[np.float32], tta: str) -> dict[str, Any]:
-    figures = {
-        "accuracy_tta": accuracy(labels, logits.argmax(axis=1)),
-        "cross_entropy_tta": cross_entropy(labels, log_softmax(logits)),
-    }
-    return {name: {**figure, "tta": tta} for name, figure in figures.items()}
+    if labels.ndim == 2:
+        figures = several_results(labels, logits)
+    else:
+        figures = {
+            "accuracy": accuracy(labels, logits.argmax(axis=1)),
+            "cross_entropy": cross_entropy(labels, log_softmax(logits)),
+        }
+    return {f"{name}_tta": {**figure, "tta": tta} for name, figure in figures.items()}
 
 
 def _write(
@@ -184,7 +198,10 @@ def _write(
     for row, path in zip(evaluation["worst"], write_worst(run, split, loader.pictures(worst)), strict=True):
         row["picture"] = path
     file = run.path / f"predictions-{split}.csv"
-    write_predictions(file, ids, labels, log_softmax(logits), predictor.classes)
+    if labels.ndim == 2:
+        write_several(file, ids, labels, logits, predictor.classes)
+    else:
+        write_predictions(file, ids, labels, log_softmax(logits), predictor.classes)
     evaluation["predictions"] = file.name
     section = "evaluation" if split == "test" else f"evaluation_{split}"
     results = {**run.read_record().get("results", {}), **found["results"]}

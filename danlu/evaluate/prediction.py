@@ -45,6 +45,7 @@ class Predictor:
         data_hash: of the data it was trained on, or None where that is not known.
         split_seed: of the split of that data, or None; a split by another seed holds pictures it was trained on.
         trained_on: ``train``, or ``train+validation``.
+        task: ``classification``, or ``multilabel``.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Predictor:
     data_hash: str | None = None
     split_seed: int | None = None
     trained_on: str = "train"
+    task: str = "classification"
 
 
 def predictor_of(trained: Trained) -> Predictor:
@@ -72,6 +74,7 @@ def predictor_of(trained: Trained) -> Predictor:
         data_hash=described.get("hash"),
         split_seed=described.get("seed"),
         trained_on=trained.trained_on,
+        task=trained.task.name,
     )
 
 

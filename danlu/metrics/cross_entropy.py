@@ -12,7 +12,7 @@ from danlu.core.records import result
 from danlu.metrics import METRICS
 from danlu.metrics.accuracy import Z_95
 
-__all__ = ["cross_entropies", "cross_entropy", "log_softmax"]
+__all__ = ["binary_cross_entropies", "cross_entropies", "cross_entropy", "log_softmax", "mean_result"]
 
 
 def log_softmax(logits: ArrayLike) -> NDArray[np.float64]:
@@ -49,7 +49,24 @@ def cross_entropy(labels: ArrayLike, log_probabilities: ArrayLike) -> dict[str, 
     Raises:
         ValueError: what :func:`cross_entropies` refuses, or nothing to average.
     """
-    values = cross_entropies(labels, log_probabilities)
+    return mean_result(cross_entropies(labels, log_probabilities))
+
+
+def binary_cross_entropies(labels: ArrayLike, logits: ArrayLike) -> NDArray[np.float64]:
+    """Return for labels [N, K] of 0 and 1 and logits [N, K] the sum over classes of -log p(label), in nats [N]."""
+    truth, values = np.asarray(labels, dtype=np.float64), np.asarray(logits, dtype=np.float64)
+    if values.ndim != 2 or truth.shape != values.shape:
+        raise ValueError(f"labels {truth.shape} and logits {values.shape}: both must be [N, K]")
+    # log(1 + exp(x)) without overflow, minus x where the label is 1.
+    return np.asarray((np.logaddexp(0.0, values) - truth * values).sum(axis=1), dtype=np.float64)
+
+
+def mean_result(values: NDArray[np.float64]) -> dict[str, Any]:
+    """Return the mean of losses [N] with its interval; see :func:`cross_entropy`.
+
+    Raises:
+        ValueError: nothing to average.
+    """
     if not len(values):
         raise ValueError("cross-entropy of no pictures")
     mean = float(values.mean())

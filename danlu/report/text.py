@@ -178,6 +178,15 @@ TEXT: dict[str, tuple[str, str]] = {
         "The test split is the one reported; on the validation split the choices were made.",
         "测试集用于报告结果；各种选择都在验证集上作出。",
     ),
+    "several_caption": (
+        "A picture may have several labels; it counts as correct when all of its classes are decided right.",
+        "一张图片可有多个标签；所有类别都判断正确才算正确。",
+    ),
+    "figure": ("Figure", "指标"),
+    "value": ("Value", "数值"),
+    "mean_average_precision": ("Mean average precision", "平均精度均值（mAP）"),
+    "f1_micro": ("F1 over all decisions", "全部判断的 F1"),
+    "f1_macro": ("Mean of the classes' F1", "各类 F1 的平均"),
     "confusion": (
         "Confusion matrix. Rows are true classes, columns predictions; colour is the share of the row.",
         "混淆矩阵。行为真实类别，列为预测类别；颜色深浅为占该行的比例。",

@@ -98,6 +98,7 @@ class EvaluationView:
     axis_start: float
     never_predicted: int
     worst: list[Worst]
+    several: list[tuple[str, str, Result]]
 
 
 def evaluation_view(record: dict[str, Any], folder: Path) -> EvaluationView | None:
@@ -131,6 +132,12 @@ def evaluation_view(record: dict[str, Any], folder: Path) -> EvaluationView | No
         axis_start=start,
         never_predicted=sum(row.predicted == 0 for row in classes),
         worst=[_worst(row, folder) for row in table(evaluation, "worst")],
+        several=[
+            (split, name, found)
+            for split in ("test", "validation")
+            for name in ("mean_average_precision", "f1_micro", "f1_macro")
+            if (found := read_result(record, split, name)) is not None
+        ],
     )
 
 

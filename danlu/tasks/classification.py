@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -34,7 +34,8 @@ class Batch:
         pictures: uint8 [B, H, W, C].
         size: int64 [B, 2], the (height, width) of each picture before padding.
         ids: B sample ids.
-        targets: ``{"label": int64 [B]}``, and what :func:`danlu.tasks.mixing.with_partners` adds.
+        targets: ``{"label": int64 [B]}``, of several labels a picture int64 [B, K] of 0 and 1, and what
+            :func:`danlu.tasks.mixing.with_partners` adds.
     """
 
     pictures: Tensor
@@ -47,7 +48,8 @@ class Batch:
 
     def labelled(self) -> Tensor:
         """Return how many of the pictures have a label: an int64 on the device of the labels."""
-        return (self.targets["label"] != NO_LABEL).sum()
+        known = self.targets["label"] != NO_LABEL
+        return (known if known.dim() == 1 else known.all(dim=1)).sum()
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """Return the batch on ``device``."""
@@ -82,7 +84,7 @@ class Classification:
     """
 
     name = "classification"
-    metrics = ("accuracy", "cross_entropy")
+    metrics: tuple[str, ...] = ("accuracy", "cross_entropy")
     best = ("accuracy", "max")
 
     def __init__(
@@ -224,9 +226,11 @@ class ExportModule(nn.Module):
         output_names: ``logits``, ``probabilities``, then ``stage.<name>`` for each stage.
     """
 
-    def __init__(self, model: VisionModel, preprocess: Preprocess) -> None:
+    def __init__(
+        self, model: VisionModel, preprocess: Preprocess, decode: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
         super().__init__()
-        self.preprocess, self.model = preprocess, model
+        self.preprocess, self.model, self.decode = preprocess, model, decode
         self.output_names = ("logits", "probabilities", *(f"stage.{stage.name}" for stage in model.stages))
         self.eval()
 
@@ -234,7 +238,8 @@ class ExportModule(nn.Module):
         """Return all outputs in the order of ``output_names``."""
         features: Mapping[str, Tensor] = self.model.features(self.preprocess(pictures))
         logits = self.model.head(features[self.model.stages[-1].name])
-        return logits, logits.softmax(dim=1), *(features[stage.name] for stage in self.model.stages)
+        probabilities = logits.softmax(dim=1) if self.decode is None else self.decode(logits)
+        return logits, probabilities, *(features[stage.name] for stage in self.model.stages)
 
 
 TASKS.register(Classification.name, Classification, __name__, title="one label a picture", best="accuracy")

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from danlu.core.errors import InputError
 from danlu.tasks.loss_settings import LossSettings
 
-__all__ = ["class_weights", "label_losses"]
+__all__ = ["class_weights", "label_losses", "sigmoid_losses"]
 
 
 def class_weights(settings: LossSettings, labels: Sequence[int] | Tensor, classes: int) -> Tensor | None:
@@ -62,10 +62,26 @@ def label_losses(
             p = log_p.gather(1, label[:, None]).squeeze(1).exp()
             losses = (1 - p).clamp(min=0) ** settings.focal * losses
     else:
-        each = F.binary_cross_entropy_with_logits(logits, target, reduction="none")  # [B, K]
-        if settings.focal:
-            p = logits.sigmoid()
-            # The probability given to what is true: p on the label, 1 - p elsewhere.
-            each = (target * (1 - p) + (1 - target) * p) ** settings.focal * each
-        losses = each.sum(dim=1)
+        losses = _binary(logits, target, settings.focal)
     return losses if weights is None else losses * weights.to(losses)[label]
+
+
+def sigmoid_losses(logits: Tensor, target: Tensor, focal: float = 0.0, smoothing: float = 0.0) -> Tensor:
+    """Return the loss of each picture [B]: the sum over classes of the binary cross-entropies.
+
+    Args:
+        logits: float [B, K].
+        target: float [B, K] in [0, 1].
+        focal: γ of Lin et al. 2017.
+        smoothing: ε: targets are moved towards one half, to t (1 - ε) + ε / 2.
+    """
+    return _binary(logits, target * (1 - smoothing) + smoothing / 2, focal)
+
+
+def _binary(logits: Tensor, target: Tensor, focal: float) -> Tensor:
+    each = F.binary_cross_entropy_with_logits(logits, target, reduction="none")  # [B, K]
+    if focal:
+        p = logits.sigmoid()
+        # The probability given to what is true: p on the label, 1 - p elsewhere.
+        each = (target * (1 - p) + (1 - target) * p) ** focal * each
+    return each.sum(dim=1)

@@ -89,8 +89,9 @@ def open_trained(run: Path | str, which: Literal["best", "last"] = "best") -> Tr
     where = str(folder.config_path)
     effective = _section(config, "effective", where)
     task_name = effective.get("task", Classification.name)
-    if not isinstance(task_name, str) or TASKS.check(task_name, where) != Classification.name:
-        raise InputError(f"task {task_name!r} cannot be opened", where=where, allowed=[Classification.name])
+    kind = TASKS.get(task_name, where) if isinstance(task_name, str) else None
+    if kind is None or not issubclass(kind, Classification):
+        raise InputError(f"task {task_name!r} cannot be opened", where=where, allowed=TASKS.names())
     described = _section(effective, "model", where)
     settings = make_settings(PreprocessSettings, _section(effective, "preprocess", where), f"{where}, preprocess")
     classes = _section(effective, "data", where).get("classes")
@@ -111,7 +112,7 @@ def open_trained(run: Path | str, which: Literal["best", "last"] = "best") -> Tr
     return Trained(
         model=model.eval(),
         preprocess=Preprocess(settings).eval(),
-        task=Classification(classes, label_smoothing=_smoothing(effective)),
+        task=kind(classes, label_smoothing=_smoothing(effective)),
         classes=tuple(classes),
         config=config,
         run=folder,

@@ -13,7 +13,7 @@ from danlu.tasks.preprocess import PreprocessSettings, choose_preprocess
 from danlu.train.recipes import RECIPES
 from danlu.train.settings import TrainConfig
 
-__all__ = ["choose_config", "choose_model", "choose_pictures", "choose_recipe"]
+__all__ = ["choose_config", "choose_model", "choose_pictures", "choose_recipe", "several_labels"]
 
 _SMALL, _FEW_CLASSES = 32, 50
 # Pictures of many sizes: 64 px keeps what most classes are told by at a quarter of the cost of 128 px.
@@ -92,6 +92,19 @@ def choose_config(recipe: str, samples: int, overrides: dict[str, Any]) -> Train
             "epochs and budget are both given", where="settings", mend="give one: a budget chooses the epochs"
         )
     return apply_overrides(RECIPES.get(recipe)(samples), overrides)
+
+
+def several_labels(config: TrainConfig) -> tuple[TrainConfig, str]:
+    """Return the settings for pictures of several labels each, and why they differ.
+
+    Raises:
+        InputError: weights of classes, of which a picture has several.
+    """
+    if config.loss.class_weights != "none":
+        what = f"loss.class_weights = {config.loss.class_weights}: a picture with several labels has no one weight"
+        raise InputError(what, where="settings", mend="leave it out; loss.focal counts easy decisions less")
+    loss = config.loss.model_copy(update={"kind": "sigmoid"})
+    return config.model_copy(update={"loss": loss}), "sigmoid: pictures have several labels, each decided for itself"
 
 
 def choose_pictures(config: TrainConfig, data: Data, model: str) -> tuple[PreprocessSettings, str]:

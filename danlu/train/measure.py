@@ -18,6 +18,7 @@ import torch
 
 from danlu.core.environment import usable_cores
 from danlu.core.errors import InputError
+from danlu.models.base import VisionModel
 from danlu.tasks.preprocess import PictureModel
 from danlu.train.batches import make_batch
 from danlu.train.convolution import choose_kernels
@@ -94,6 +95,7 @@ def _copy(training: Training) -> tuple[PictureModel, Transfer | None]:
     model = copy.deepcopy(training.model).train()
     if training.transfer is None:
         return model, None
+    assert isinstance(model.network, VisionModel)
     transfer = training.transfer.of(model.network)
     transfer.begin(min(range(training.config.epochs), key=lambda epoch: len(transfer.frozen_stages(epoch))))
     return model, transfer

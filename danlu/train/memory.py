@@ -119,7 +119,8 @@ class Statistics:
     def put_back(self) -> None:
         """Set the statistics to what they were at the last :meth:`keep`, bit for bit."""
         for kind, parts in self._parts.items():
-            for part, value in zip(parts, self._kept[kind].split([len(part) for part in parts]), strict=True):
+            values = torch.split(self._kept[kind], [len(part) for part in parts])
+            for part, value in zip(parts, values, strict=True):
                 part.copy_(value)
 
 

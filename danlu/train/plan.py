@@ -21,8 +21,10 @@ from danlu.data.loader import Loader
 from danlu.data.sample import joined
 from danlu.models import create_model
 from danlu.models.base import VisionModel
+from danlu.tasks import TASKS
 from danlu.tasks.classification import Classification
 from danlu.tasks.losses import class_weights
+from danlu.tasks.multilabel import Multilabel
 from danlu.tasks.preprocess import PictureModel, Preprocess, PreprocessSettings
 from danlu.train.batches import Split
 from danlu.train.checkpoint import Checkpoints
@@ -39,13 +41,19 @@ from danlu.train.settings import TrainConfig, TransferSettings
 from danlu.train.trackers import make_trackers
 from danlu.train.transfer import Transfer
 
-__all__ = ["Plan", "data_section", "differences"]
+__all__ = ["Plan", "data_section", "differences", "task_of"]
 
 
 def data_section(data: Data) -> dict[str, Any]:
     """Return what identifies the data a run was trained on."""
     record = data.to_record()
-    return {key: record[key] for key in ("name", "source", "hash", "classes", "sizes", "seed")}
+    keys = ("name", "source", "hash", "classes", "sizes", "seed", "multilabel")
+    return {key: record[key] for key in keys if key in record}
+
+
+def task_of(data: Mapping[str, Any]) -> str:
+    """Return the name of the task that a :func:`data_section` is for."""
+    return Multilabel.name if data.get("multilabel") else Classification.name
 
 
 def differences(old: Any, new: Any, key: str = "") -> list[str]:
@@ -94,7 +102,7 @@ class Plan:
         """Return the ``effective`` section of ``config.json``."""
         return {
             "data": self.data,
-            "task": Classification.name,
+            "task": task_of(self.data),
             "model": {
                 "name": self.model,
                 "num_classes": len(self.data["classes"]),
@@ -169,7 +177,8 @@ class Plan:
         selects = self.config.train_on == "train"
         train = data.train if selects else joined(data.train, data.validation)
         weights = class_weights(self.config.loss, torch.from_numpy(train.labels), len(data.classes))
-        task = Classification(data.classes, self.config.label_smoothing, self.config.loss, weights)
+        kind: type[Classification] = TASKS.get(task_of(self.data))
+        task = kind(data.classes, self.config.label_smoothing, self.config.loss, weights)
         (phase,) = task.phases(model)
         size, channels = self.preprocess.picture_size, self.preprocess.channels
         decoders = max(2, usable_cores())

@@ -26,7 +26,7 @@ from danlu.data.load import Data
 from danlu.models import MODELS
 from danlu.models.base import VisionModel
 from danlu.models.hub import find_weights
-from danlu.train.choose import choose_config, choose_model, choose_pictures, choose_recipe
+from danlu.train.choose import choose_config, choose_model, choose_pictures, choose_recipe, several_labels
 from danlu.train.distributed import ALONE, World, joined
 from danlu.train.initialise import initialise
 from danlu.train.loop import Training
@@ -229,6 +229,8 @@ def choose(
     name, why["model"] = choose_model(model, data.picture, len(data.classes), overrides.get("picture_size"))
     recipe_name, why["recipe"] = choose_recipe(recipe, data.name, name)
     config = choose_config(recipe_name, len(data.train), overrides)
+    if data.multilabel:
+        config, why["loss.kind"] = several_labels(config)
     make_chain(config.augment).check_one_label()
     _check_data(data, config)
     preprocess, why["picture_size"] = choose_pictures(config, data, name)

@@ -46,6 +46,8 @@ PRUNERS = ("asha", "hyperband", "median", "none")
 
 # Seconds between two signs of life of a worker, and after how many without one another machine takes its trial over.
 _HEARTBEAT, _GRACE = 60, 300
+# Seconds that one process waits for another to be done with a file of SQLite.
+_PATIENCE = 60.0
 _FEWEST = 4  # trials to say anything of importance by
 
 
@@ -152,9 +154,9 @@ def open_study(
 
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    storage = None
+    storage, where = None, "--storage" if url else str(out / "study.db")
     try:
-        storage = _storage(url or _file_url(out / "study.db"))
+        storage = _storage(url or _file_url(out / "study.db"), where)
         study = optuna.create_study(
             storage=storage,
             study_name=name,
@@ -165,9 +167,8 @@ def open_study(
         )
         yield study, storage
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        first = str(error).partition("\n")[0]
         mend = "run the same command again when it can be reached: what is done is kept"
-        raise InputError(f"the database fails ({first})", where="--storage", mend=mend) from error
+        raise _failed("fails", error, where, mend) from error
     finally:
         if storage is not None:
             storage.remove_session()
@@ -180,12 +181,12 @@ def _file_url(path: Path) -> str:
     return f"sqlite:///{urllib.parse.quote(path.resolve().as_uri(), safe=':/')}?uri=true"
 
 
-def _storage(url: str) -> RDBStorage:
+def _storage(url: str, where: str) -> RDBStorage:
     import optuna
     from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
     # Several processes write into one file: each waits for its turn.
-    kwargs = {"connect_args": {"timeout": 60}} if url.startswith("sqlite:") else {"pool_pre_ping": True}
+    kwargs = {"connect_args": {"timeout": _PATIENCE}} if url.startswith("sqlite:") else {"pool_pre_ping": True}
     callback = optuna.storages.RetryHeartbeatStaleTrialCallback
     for attempt in range(5):
         try:
@@ -203,13 +204,18 @@ def _storage(url: str) -> RDBStorage:
             if attempt < 4 and (isinstance(error, IntegrityError) or "already exists" in str(error)):
                 time.sleep(0.2 * (attempt + 1))
                 continue
-            first = str(error).partition("\n")[0]
-            raise InputError(
-                f"the database cannot be opened ({first})",
-                where="--storage",
-                mend="give a URL such as postgresql+psycopg://USER:PASSWORD@HOST/NAME, and install its driver",
-            ) from error
+            mend = "give a URL such as postgresql+psycopg://USER:PASSWORD@HOST/NAME, and install its driver"
+            raise _failed("cannot be opened", error, where, mend) from error
     raise AssertionError("unreachable")
+
+
+def _failed(what: str, error: BaseException, where: str, mend: str) -> InputError:
+    first = str(error).partition("\n")[0]
+    if "locked" in first:
+        mend = "run the same command again when the other process is done: what is done is kept"
+    elif "not a database" in first or "malformed" in first:
+        mend = "restore it from a copy, or give another --out to begin anew: the runs of its trials are still there"
+    return InputError(f"the database {what} ({first})", where=where, mend=mend)
 
 
 def release_stale(study: Study) -> None:

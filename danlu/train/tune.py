@@ -6,9 +6,11 @@ What may be chosen is a space (:mod:`danlu.train.space`), the trials are kept in
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ from danlu.models.hub import check_weights
 from danlu.tasks.classification import Classification
 from danlu.train.choose import choose_config, choose_model, choose_recipe
 from danlu.train.search import Search
-from danlu.train.space import load_space
+from danlu.train.settings import TrainConfig
+from danlu.train.space import Space, load_space
 from danlu.train.study import (
     PRUNERS,
     SAMPLERS,
@@ -63,8 +66,7 @@ def tune(
     Args:
         data: what :func:`danlu.load_data` returns.
         space: a JSON file, a name of :data:`danlu.train.space.SPACES`, or a mapping; see :mod:`danlu.train.space`.
-        model: as for :func:`danlu.train`.
-        recipe: likewise: what is not searched for.
+        model, recipe, device, weights: as for :func:`danlu.train`.
         overrides: settings that are the same in all trials, by dotted key, e.g. ``{"epochs": 9}``.
         trials: how many in all, pruned ones too; 20 by default, for a grid all of it.
         budget: seconds after which this process begins nothing new; the trial under way stops at its next epoch and
@@ -75,76 +77,115 @@ def tune(
         study: the search's name in the database; ``<data>-<model>`` by default.
         out: folder of the trials' runs and of ``tune.json``; ``./runs/tune-<study>`` by default.
         seed: of the draws, and of every trial's training, so that trials differ by their settings alone.
-        device: as for :func:`danlu.train`.
-        threads: likewise; measured in the first trial when not given.
-        weights: likewise.
+        threads: as for :func:`danlu.train`; measured in the first trial when not given.
 
     Returns:
-        what ``tune.json`` holds (the search's settings, all trials, the best one, what the settings matter), and its
-        ``folder``.
+        what ``tune.json`` holds (settings, all trials, the best one, what the settings matter), and its ``folder``.
 
     Raises:
-        InputError: Optuna is missing, an unknown name, a space or a setting that cannot be, a study of other settings.
+        InputError: Optuna is missing, an unknown name, a space or setting that cannot be, a study of other settings.
         Stopped: a signal came; the trial's state is saved, and the search goes on when it is started again.
     """
-    given = {key: value for key, value in locals().items() if key != "data"}
-    return _search(data, **given)
+    asked = _Asked(space, model, recipe, dict(overrides or {}), trials, budget, sampler, pruner, storage, study, out)
+    return _search(data, asked, seed, device, threads, weights)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a search was asked for; see :func:`tune`."""
+
+    space: str | Path | Mapping[str, Any]
+    model: str
+    recipe: str | None
+    fixed: dict[str, Any]
+    trials: int | None
+    budget: float | None
+    sampler: str
+    pruner: str
+    storage: str | None
+    study: str | None
+    out: Path | None
+
+    def check(self) -> None:
+        """Refuse names and numbers that cannot be.
+
+        Raises:
+            InputError: they cannot.
+        """
+        check_name("sampler", self.sampler, SAMPLERS)
+        check_name("pruner", self.pruner, PRUNERS)
+        if self.trials is not None and self.trials < 1:
+            raise InputError(f"trials = {self.trials}", where="--trials", allowed=["1 or more"])
 
 
 def _search(
-    data: Data,
-    *,
-    space: str | Path | Mapping[str, Any],
-    model: str,
-    recipe: str | None,
-    overrides: Mapping[str, Any] | None,
-    trials: int | None,
-    budget: float | None,
-    sampler: str,
-    pruner: str,
-    storage: str | None,
-    study: str | None,
-    out: Path | None,
-    seed: int,
-    device: str,
-    threads: int | None,
-    weights: Path | None,
+    data: Data, asked: _Asked, seed: int, device: str, threads: int | None, weights: Path | None
 ) -> dict[str, Any]:
     check_optuna()
-    check_name("sampler", sampler, SAMPLERS)
-    check_name("pruner", pruner, PRUNERS)
-    if trials is not None and trials < 1:
-        raise InputError(f"trials = {trials}", where="--trials", allowed=["1 or more"])
-    fixed, loaded = dict(overrides or {}), load_space(space)
+    asked.check()
+    model, fixed, space = asked.model, asked.fixed, load_space(asked.space)
     name, _ = choose_model(model, data.picture, len(data.classes), fixed.get("picture_size"))
-    recipe, _ = choose_recipe(recipe, data.name, name)
+    recipe, _ = choose_recipe(asked.recipe, data.name, name)
     config = choose_config(recipe, len(data.train), fixed)
-    loaded.check(config, fixed)
-    if "epochs" in loaded.entries and pruner != "none":
+    _check_space(space, config, asked)
+    study = asked.study or f"{files.slug(data.name)}-{files.slug(model)}"
+    out = Path("runs") / f"tune-{files.slug(study)}" if asked.out is None else asked.out
+    source = {"name": data.name, "source": data.source, "hash": data.hash}
+    known: dict[str, Any] = {"data": source, "model": model, "recipe": recipe, "set": fixed, "space": space.document}
+    known |= {"weights": None if weights is None else str(weights), "sampler": asked.sampler, "pruner": asked.pruner}
+    known |= {"seed": seed}
+    drawn, pruning = make_sampler(asked.sampler, space, seed), make_pruner(asked.pruner, config.epochs)
+    grid = asked.sampler == "grid"
+    count = asked.trials or (math.prod(map(len, space.grid().values())) if grid else _TRIALS)
+    deadline = None if asked.budget is None else time.monotonic() + asked.budget
+    check_weights(weights)
+    direction = {"max": "maximize", "min": "minimize"}[Classification.best[1]]
+    making: dict[str, Any] = {"model": model, "recipe": recipe, "seed": seed, "device": device}
+    with (
+        _taken(out, study),
+        open_study(asked.storage, out, study, direction, drawn, pruning) as (opened, database),
+    ):
+        search = Search(opened, database, data, space, fixed, making, out, count, deadline, threads, weights)
+        search.join(known)
+        storage = shown_url(asked.storage) if asked.storage else "study.db"
+        document = {"storage": storage, "epochs": config.epochs, **known}
+        search.run(document)
+        return {**search.write(document, last=True), "folder": str(out)}
+
+
+def _check_space(space: Space, config: TrainConfig, asked: _Asked) -> None:
+    """Refuse what cannot be searched for.
+
+    Raises:
+        InputError: it cannot.
+    """
+    space.check(config, asked.fixed)
+    if "epochs" in space.entries and asked.pruner != "none":
         raise InputError("epochs are searched for: pruning compares trials of one length", mend="give --pruner none")
-    if config.train_on != "train" or "train_on" in loaded.entries:
+    if config.train_on != "train" or "train_on" in space.entries:
         what = "train_on: a search selects by validation, so its trials cannot be trained on it"
         raise InputError(
             what, where="settings", mend="leave it out; train the best settings on all the data afterwards"
         )
-    study = study or f"{files.slug(data.name)}-{files.slug(model)}"
-    out = Path("runs") / f"tune-{files.slug(study)}" if out is None else out
-    source = {"name": data.name, "source": data.source, "hash": data.hash}
-    asked: dict[str, Any] = {"data": source, "model": model, "recipe": recipe, "set": fixed, "space": loaded.document}
-    asked |= {"weights": None if weights is None else str(weights), "sampler": sampler, "pruner": pruner, "seed": seed}
-    drawn, pruning = make_sampler(sampler, loaded, seed), make_pruner(pruner, config.epochs)
-    count = trials or (math.prod(map(len, loaded.grid().values())) if sampler == "grid" else _TRIALS)
-    deadline = None if budget is None else time.monotonic() + budget
-    check_weights(weights)
-    _take_folder(out, study)
-    direction = {"max": "maximize", "min": "minimize"}[Classification.best[1]]
-    making: dict[str, Any] = {"model": model, "recipe": recipe, "seed": seed, "device": device}
-    with open_study(storage, out, study, direction, drawn, pruning) as (opened, database):
-        search = Search(opened, database, data, loaded, fixed, making, out, count, deadline, threads, weights)
-        search.join(asked)
-        document = {"storage": shown_url(storage) if storage else "study.db", "epochs": config.epochs, **asked}
-        search.run(document)
-        return {**search.write(document, last=True), "folder": str(out)}
+
+
+@contextlib.contextmanager
+def _taken(out: Path, study: str) -> Iterator[None]:
+    """Hold the folder of a search, made where there is none; folders made for nothing are removed again.
+
+    Raises:
+        InputError: it cannot be written, or holds another search.
+    """
+    made = [path for path in (out, *out.parents) if not path.exists()]
+    try:
+        _take_folder(out, study)
+        yield
+    except InputError:
+        for path in made:
+            # Only what is still empty: a search that had begun keeps what it has.
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        raise
 
 
 def _take_folder(out: Path, study: str) -> None:

@@ -168,7 +168,7 @@ def predict(
     shown = [
         {
             "file": row["file"],
-            "class": row["class"],
+            "class": "; ".join(row["classes"]) or "–" if "classes" in row else row["class"],
             "probability": row["probability"],
             "then": ", ".join(f"{other['class']} {other['probability']:.3f}" for other in row["top"][1:]),
         }

@@ -136,7 +136,7 @@ def test_a_copy_never_shares_memory_with_its_source() -> None:
 
 @pytest.mark.parametrize(("mode", "padding"), [("reflect", 2), ("reflect", 7), ("edge", 3), ("zeros", 5)])
 def test_pad_crop_gives_the_pixels_of_torchvisions_pad(mode: str, padding: int) -> None:
-    """``torchvision`` pads with ``reflect``, ``edge`` or ``constant`` and cuts at whole pixels; ours draws the place."""
+    """``torchvision`` pads with ``reflect``, ``edge`` or ``constant``, then cuts; ours draws the place."""
     from torchvision.transforms.v2 import functional as tv
 
     pictures = torch.randint(0, 256, (9, 8, 10, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))

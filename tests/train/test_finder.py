@@ -70,9 +70,9 @@ def test_what_is_frozen_in_training_is_frozen_here(
 
 
 def _training(**overrides: Any) -> Training:
-    plan: Plan = choose(
-        digits(), model="resnet20", recipe=None, overrides={**TINY, **overrides}, seed=0, device="cpu"
-    )[0]
+    plan: Plan = choose(digits(), model="resnet20", recipe=None, overrides={**TINY, **overrides}, seed=0, device="cpu")[
+        0
+    ]
     return fresh(plan, digits())
 
 

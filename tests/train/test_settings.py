@@ -110,9 +110,11 @@ def test_settings_that_contradict_one_another_are_said_in_one_line() -> None:
         ('loss.class_weights=[1,"a"]', "loss.class_weights.1 = 'a': input should be a valid number"),
         (
             "schedule.milestones=[0.5]",
-            "schedule.name = cosine has no key 'milestones'; step has it\n"
-            "  allowed: schedule.warmup, schedule.by_epoch, schedule.name, schedule.final\n"
-            "  mend: give --set schedule.name=step too, or leave schedule.milestones out",
+            (
+                "schedule.name = cosine has no key 'milestones'; step has it\n"
+                "  allowed: schedule.warmup, schedule.by_epoch, schedule.name, schedule.final\n"
+                "  mend: give --set schedule.name=step too, or leave schedule.milestones out"
+            ),
         ),
         ("optimizer.beta1=0.9", "optimizer.name = sgd has no key 'beta1'; adam, adamw, lamb have it"),
         ("schedule.milestone=[0.5]", "unknown key 'schedule.milestone'\n  did you mean: schedule.milestones"),

@@ -92,7 +92,10 @@ def test_it_is_resumed_bit_for_bit(whole: RunFolder, tmp_path: Path, monkeypatch
 def test_what_needs_validation_is_refused(in_tmp: Path) -> None:
     with pytest.raises(InputError, match="patience = 3 stops by validation"):
         run_tiny(in_tmp / "run", overrides={**ALL, "patience": 3})
-    for overrides, space in ((ALL, {"epochs": {"choices": [1, 2]}}), ({}, {"train_on": {"choices": ["train", "train+validation"]}})):
+    for overrides, space in (
+        (ALL, {"epochs": {"choices": [1, 2]}}),
+        ({}, {"train_on": {"choices": ["train", "train+validation"]}}),
+    ):
         with pytest.raises(InputError, match="a search selects by validation"):
             tune(digits(), space=space, model="lenet5", overrides=overrides, pruner="none")
     assert list(in_tmp.iterdir()) == []

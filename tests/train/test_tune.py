@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -424,3 +425,66 @@ def test_what_an_epoch_is_followed_by_can_end_a_training(tmp_path: Path) -> None
     assert seen == [(1, 19)]
     whole = run_tiny(tmp_path / "whole")
     assert hashes(danlu.train.resume(tmp_path / "parts")) == hashes(whole)
+
+
+@pytest.mark.parametrize(
+    ("storage", "message"),
+    [
+        ("nothing", "database"),
+        ("oracl://host/study", "database"),
+        ("sqlite:////no/such/folder/study.db", "unable to open database file"),
+    ],
+)
+def test_a_database_that_cannot_be_leaves_no_folder(in_tmp: Path, mock: Mock, storage: str, message: str) -> None:
+    for out in (None, in_tmp / "deep" / "search"):
+        with pytest.raises(InputError, match=message):
+            tune(digits(), space=LR, model="lenet5", pruner="none", storage=storage, out=out, trials=1)
+        assert list(in_tmp.iterdir()) == []
+    # A folder that was there stays.
+    (in_tmp / "mine").mkdir()
+    with pytest.raises(InputError, match=message):
+        search(in_tmp / "mine", storage=storage, trials=1)
+    assert [path.name for path in in_tmp.iterdir()] == ["mine"]
+    assert mock.trained == []
+
+
+def test_a_damaged_database_is_named_and_left_as_it_is(mock: Mock, tmp_path: Path) -> None:
+    out = tmp_path / "search"
+    search(out, trials=2)
+    whole = (out / "study.db").read_bytes()
+    for damaged in (b"no database at all", whole[: len(whole) // 3], whole[:4096] + bytes(len(whole) - 4096)):
+        (out / "study.db").write_bytes(damaged)
+        with pytest.raises(InputError, match=r"study\.db: the database .*\n  mend: restore it from a copy"):
+            search(out, trials=3)
+        assert len(mock.trained) == 2
+    (out / "study.db").write_bytes(whole)
+    found = search(out, trials=3)
+    assert [row["state"] for row in found["trials"]] == ["complete"] * 3
+    assert mock.trained == ["trial-0000", "trial-0001", "trial-0002"]
+
+
+def test_a_database_that_another_process_locks(mock: Mock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that does not let go in time is said; the same command goes on when it does."""
+    out = tmp_path / "search"
+    search(out, trials=1)
+    monkeypatch.setattr(studies, "_PATIENCE", 0.1)
+    other = sqlite3.connect(out / "study.db", isolation_level=None)
+    try:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(InputError, match=r"study\.db: the database .*locked.*\n  mend: run the same command again"):
+            search(out, trials=2)
+    finally:
+        other.close()
+    found = search(out, trials=2)
+    assert [row["state"] for row in found["trials"]] == ["complete", "complete"]
+
+
+def test_a_search_that_is_done_is_left_as_it_is(mock: Mock, tmp_path: Path) -> None:
+    out = tmp_path / "search"
+    first = search(out, trials=3)
+    again = search(out, trials=3)
+    assert again == first
+    assert mock.trained == ["trial-0000", "trial-0001", "trial-0002"]
+    assert mock.resumed == []
+    assert len(search(out, trials=4)["trials"]) == 4
+    assert len(mock.trained) == 4

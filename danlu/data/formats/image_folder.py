@@ -191,8 +191,8 @@ class ImageFolder:
 
     def sniff(self, path: Path) -> bool:
         """Return whether a picture file lies in a folder of ``path``, at most two folders deep."""
-        if not path.is_dir():
-            return False
+        if not path.is_dir() or (path / "labels.csv").is_file():
+            return False  # a table of labels says what its pictures are, whatever folders they lie in
         for folder in _visible_folders(path):
             if _has_pictures(folder) or any(_has_pictures(inner) for inner in _visible_folders(folder)):
                 return True

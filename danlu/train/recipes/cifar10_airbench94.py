@@ -22,10 +22,10 @@ def cifar10_airbench94(samples: int) -> TrainConfig:
     Cost: 8 epochs of all 50,000 training pictures; the test split alone judges.
     Hardware: two processor cores with AMX, or a GPU.
 
-    All settings are those of airbench94_muon.py (Jordan 2024). It adds the losses of a batch up where we take their mean,
-    and divides the logits by the 256 inputs of the last layer where our network, as the paper's, divides them by 9, which
-    its rates are converted for. Deviation: mean and standard deviation are those of the 45,000 pictures that are left
-    when a tenth is held out, which moves both by less than 0.001.
+    All settings are those of airbench94_muon.py (Jordan 2024). It adds the losses of a batch up where we take their
+    mean, and divides the logits by the 256 inputs of the last layer where our network, as the paper's, divides them by
+    9, which its rates are converted for. Deviation: mean and standard deviation are those of the 45,000 pictures that
+    are left when a tenth is held out, which moves both by less than 0.001.
     """
     batch = 2000
     return TrainConfig(
