@@ -30,7 +30,18 @@ from danlu.core.files import read_json, write_json
 from danlu.data.load import Data, load_data
 from danlu.data.sample import ArrayDataset
 
-__all__ = ["ROWS", "Row", "main", "rebuild", "selection", "source_hash", "summary"]
+__all__ = [
+    "ROWS",
+    "Row",
+    "main",
+    "rebuild",
+    "selection",
+    "source_hash",
+    "summary",
+    "table",
+    "with_table",
+    "write_pages",
+]
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).with_name("compression.json")
@@ -202,8 +213,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="keep the runs here")
+    parser.add_argument(
+        "--page", action="store_true", help="only write the table of the recorded results into the docs"
+    )
     asked = parser.parse_args(arguments)
     log.configure()
+    if asked.page:
+        write_pages()
+        return 0
     for name in asked.rows or ROWS:
         if name not in ROWS:
             raise InputError(f"unknown row {name!r}", where="proof.compression", allowed=ROWS)
@@ -212,6 +229,7 @@ def main(arguments: list[str] | None = None) -> int:
                 folder = (asked.out or Path(temporary)) / f"{name}-{seed}"
                 folder.mkdir(parents=True, exist_ok=True)
                 _record(name, rebuild(ROWS[name], seed, folder))
+    write_pages()
     return 0
 
 
@@ -229,6 +247,57 @@ def _record(name: str, result: dict[str, Any]) -> None:
     document["machine"] = {"python": platform.python_version(), "processor": platform.machine(), "threads": 1}
     write_json(RESULTS, document)
     log.logger.info("%s, seed %d: %s", name, result["seed"], {k: result[k] for k in ("bytes", "ratio", "test_error")})
+
+
+BEGIN, END = "<!-- compression:begin (python -m proof.compression --page) -->", "<!-- compression:end -->"
+_TEXT = {
+    "en": (
+        "| network | paper | ours, mean of seeds | seeds | must | reach for |",
+        "{bytes:,.0f} bytes, {ratio:.0f}×, {error:.2f} % test error",
+        {True: "met", False: "not met"},
+        "≥ {ratio:.0f}× at ≤ {error:.2f} %: {verdict}",
+        "≤ {bytes:,} bytes at ≤ {error:.2f} %: {verdict}",
+        "not recorded yet",
+    ),
+    "zh": (
+        "| 网络 | 论文 | 我们的结果，各种子的均值 | 种子数 | 必须 | 力求 |",
+        "{bytes:,.0f} 字节，{ratio:.0f} 倍，测试错误率 {error:.2f} %",
+        {True: "达到", False: "未达到"},
+        "≥ {ratio:.0f} 倍且 ≤ {error:.2f} %：{verdict}",
+        "≤ {bytes:,} 字节且 ≤ {error:.2f} %：{verdict}",
+        "尚无记录",
+    ),
+}
+
+
+def table(language: str) -> str:
+    """Return the recorded results as a table in one language."""
+    head, ours, verdicts, must, reach, nothing = _TEXT[language]
+    rows = read_json(RESULTS)["rows"] if RESULTS.exists() else {}
+    lines = [head, "|---|---|---|---:|---|---|"]
+    for name, row in ROWS.items():
+        paper = f"{row.paper['ratio']}×, {row.paper['bytes'] // 1000} kB, {row.paper['error']} %"
+        found = rows.get(name, {}).get("summary")
+        if found is None:
+            lines.append(f"| `{row.model}` | {paper} | {nothing} | 0 | – | – |")
+            continue
+        musts = must.format(**found["must"], verdict=verdicts[found["must"]["met"]])
+        goals = "; ".join(reach.format(**goal, verdict=verdicts[goal["met"]]) for goal in found["reach"])
+        lines.append(f"| `{row.model}` | {paper} | {ours.format(**found)} | {found['seeds']} | {musts} | {goals} |")
+    return "\n".join(lines)
+
+
+def with_table(language: str) -> str:
+    """Return the docs page with the table made anew."""
+    text = (ROOT / f"docs/{language}/compress.md").read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n{table(language)}\n{END}{rest.split(END)[1]}"
+
+
+def write_pages() -> None:
+    """Write the table into both pages."""
+    for language in _TEXT:
+        (ROOT / f"docs/{language}/compress.md").write_text(with_table(language), encoding="utf-8")
 
 
 if __name__ == "__main__":
