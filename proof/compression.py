@@ -213,9 +213,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="keep the runs here")
-    parser.add_argument(
-        "--page", action="store_true", help="only write the table of the recorded results into the docs"
-    )
+    parser.add_argument("--page", action="store_true", help="only write the table of the record into the docs")
     asked = parser.parse_args(arguments)
     log.configure()
     if asked.page:

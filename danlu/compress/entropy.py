@@ -147,7 +147,7 @@ class Stepped(nn.Module):
     def ask_coder(self) -> float:
         """Learn what an ideal coder would charge for the present levels; return their bits."""
         level = self.levels()
-        is_there = (level != 0).view(self.rows, -1).float()
+        is_there = (level != 0).reshape(self.rows, -1).float()
         total = float(is_there.sum())
         sizes = level[level != 0].abs()
         # Sizes as a coder sees them, 1 … 127; a size that nobody has is as dear as one that half a weight has.
@@ -160,7 +160,7 @@ class Stepped(nn.Module):
         chance = (row * column / (total + 0.5)).clamp(1e-4, 1 - 1e-4)
         # A sign costs one bit.
         dear = torch.log2((1 - chance) / chance).clamp(min=0.0) + 1.0 + float(price[0])
-        self.place.copy_(dear.view_as(self.place))
+        self.place.copy_(dear.reshape(self.place.shape))
         absent = -torch.log2(1 - chance)
         levels = float((counts * price).sum()) + total
         return levels + float(torch.where(is_there > 0, -torch.log2(chance), absent).sum())

@@ -100,6 +100,8 @@ def retrain(
         CheckFailed: the loss or the weights are no longer finite.
     """
     hooks = hooks or Hooks()
+    if settings.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     training = _training(subject, model, settings, title, hooks)
     total, means = training.total_steps, dict[str, float]()
     with progress(title, total * settings.batch_size, "pictures") as advance:
@@ -117,7 +119,8 @@ def retrain(
             advance(training.state.step * settings.batch_size, f"epoch {epoch + 1}, loss {means['loss']:.4f}")
             if hooks.after_epoch is not None:
                 hooks.after_epoch(epoch, means)
-    model.eval()
+    # Back in the usual layout, which those who look at the weights may expect.
+    model.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return means
 
 
