@@ -123,7 +123,8 @@ class Stepped(nn.Module):
         self.latent = nn.Parameter(weight.detach().clone())
         self.log_step = nn.Parameter(torch.full((), math.log(step), device=weight.device))
         self.register_buffer("place", torch.zeros_like(weight), persistent=False)
-        self.more, self.alive = 0.0, None
+        self.more = 0.0
+        self.alive: Tensor | None = None
         self.rows = len(weight) if weight.dim() > 1 else 1
 
     @property
@@ -134,7 +135,7 @@ class Stepped(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weight on whole steps."""
         del weight
-        found: Tensor = _Steps.apply(self.latent, self.step)  # type: ignore[no-untyped-call]
+        found: Tensor = _Steps.apply(self.latent, self.step)
         return found if self.alive is None else found * self.alive
 
     @torch.no_grad()
@@ -167,7 +168,7 @@ class Stepped(nn.Module):
 
     def pay(self) -> Tensor:
         """Return 0, with the slope of the bits by the latent values as its gradient."""
-        found: Tensor = _Pay.apply(self.latent, self.step.detach(), self.place, self.more)  # type: ignore[no-untyped-call]
+        found: Tensor = _Pay.apply(self.latent, self.step.detach(), self.place, self.more)
         return found
 
     @torch.no_grad()

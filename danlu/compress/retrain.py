@@ -101,7 +101,7 @@ def retrain(
     """
     hooks = hooks or Hooks()
     if settings.channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(memory_format=torch.channels_last)
     training = _training(subject, model, settings, title, hooks)
     total, means = training.total_steps, dict[str, float]()
     with progress(title, total * settings.batch_size, "pictures") as advance:
@@ -120,7 +120,7 @@ def retrain(
             if hooks.after_epoch is not None:
                 hooks.after_epoch(epoch, means)
     # Back in the usual layout, which those who look at the weights may expect.
-    model.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    model.eval().to(memory_format=torch.contiguous_format)
     return means
 
 
@@ -158,7 +158,7 @@ def _training(subject: Subject, model: nn.Module, settings: TrainConfig, title: 
         seed=seeds.derive_seed(f"compress/{title}", subject.seed),
         task=task,
         model=network,
-        optimizer=make_optimizer(model, phase.parameters, config.optimizer),  # type: ignore[arg-type]
+        optimizer=make_optimizer(model, phase.parameters, config.optimizer),
         device=subject.device,
         precision=precision,
         chain=make_chain(config.augment),
