@@ -93,24 +93,46 @@ _DENSE = {
     "label_smoothing": 0.0,
     "augment": [_AFFINE],
 }
+_SMALL = {**_DENSE, "epochs": 4, "batch_size": 128, "optimizer.lr": 2e-3, "precision": "auto"}
+_HAN = "Han, Mao, Dally 2016, table 1"
+_COMMON = {"step": 0.7, "soft": 0.9, "optimizer.lr": 3e-3}
+# The first row of a network is quick and must hold; the second one is trained for longer towards the least bytes.
 ROWS = {
     "lenet300": Row(
         model="lenet_300_100",
         train={**_DENSE, "epochs": 10},
         method="entropy",
-        settings={"epochs": 12, "rate": 6.0, "step": 0.7, "soft": 0.9, "optimizer.lr": 3e-3},
+        settings={**_COMMON, "epochs": 5, "rate": 3.0},
+        must=(40.0, 1.64),
+        reach=(),
+        paper={"ratio": 40, "bytes": 27_000, "error": 1.58, "source": _HAN},
+    ),
+    "lenet300-least": Row(
+        model="lenet_300_100",
+        train={**_DENSE, "epochs": 10},
+        method="entropy",
+        settings={**_COMMON, "epochs": 24, "rate": 8.0},
         must=(40.0, 1.64),
         reach=((8_600, 1.90), (6_000, 1.64)),
-        paper={"ratio": 40, "bytes": 27_000, "error": 1.58, "source": "Han, Mao, Dally 2016, table 1"},
+        paper={"ratio": 40, "bytes": 27_000, "error": 1.58, "source": _HAN},
     ),
     "lenet5": Row(
         model="lenet5_caffe",
-        train={**_DENSE, "epochs": 4, "batch_size": 128, "optimizer.lr": 2e-3, "precision": "auto"},
+        train=_SMALL,
         method="entropy",
-        settings={"epochs": 8, "rate": 10.0, "step": 0.7, "soft": 0.9, "optimizer.lr": 3e-3},
+        settings={**_COMMON, "epochs": 4, "rate": 3.0},
+        must=(39.0, 0.80),
+        reach=(),
+        paper={"ratio": 39, "bytes": 44_000, "error": 0.74, "source": _HAN},
+    ),
+    "lenet5-least": Row(
+        model="lenet5_caffe",
+        train=_SMALL,
+        method="entropy",
+        settings={**_COMMON, "epochs": 10, "rate": 12.0},
         must=(39.0, 0.80),
         reach=((10_644, 0.80), (3_107, 0.80)),
-        paper={"ratio": 39, "bytes": 44_000, "error": 0.74, "source": "Han, Mao, Dally 2016, table 1"},
+        paper={"ratio": 39, "bytes": 44_000, "error": 0.74, "source": _HAN},
     ),
 }
 
@@ -250,7 +272,7 @@ def _record(name: str, result: dict[str, Any]) -> None:
 BEGIN, END = "<!-- compression:begin (python -m proof.compression --page) -->", "<!-- compression:end -->"
 _TEXT = {
     "en": (
-        "| network | paper | ours, mean of seeds | seeds | must | reach for |",
+        "| row | paper | ours, mean of seeds | seeds | must | reach for |",
         "{bytes:,.0f} bytes, {ratio:.0f}×, {error:.2f} % test error",
         {True: "met", False: "not met"},
         "≥ {ratio:.0f}× at ≤ {error:.2f} %: {verdict}",
@@ -258,7 +280,7 @@ _TEXT = {
         "not recorded yet",
     ),
     "zh": (
-        "| 网络 | 论文 | 我们的结果，各种子的均值 | 种子数 | 必须 | 力求 |",
+        "| 行 | 论文 | 我们的结果，各种子的均值 | 种子数 | 必须 | 力求 |",
         "{bytes:,.0f} 字节，{ratio:.0f} 倍，测试错误率 {error:.2f} %",
         {True: "达到", False: "未达到"},
         "≥ {ratio:.0f} 倍且 ≤ {error:.2f} %：{verdict}",
@@ -277,11 +299,11 @@ def table(language: str) -> str:
         paper = f"{row.paper['ratio']}×, {row.paper['bytes'] // 1000} kB, {row.paper['error']} %"
         found = rows.get(name, {}).get("summary")
         if found is None:
-            lines.append(f"| `{row.model}` | {paper} | {nothing} | 0 | – | – |")
+            lines.append(f"| `{name}` | {paper} | {nothing} | 0 | – | – |")
             continue
         musts = must.format(**found["must"], verdict=verdicts[found["must"]["met"]])
-        goals = "; ".join(reach.format(**goal, verdict=verdicts[goal["met"]]) for goal in found["reach"])
-        lines.append(f"| `{row.model}` | {paper} | {ours.format(**found)} | {found['seeds']} | {musts} | {goals} |")
+        goals = "; ".join(reach.format(**goal, verdict=verdicts[goal["met"]]) for goal in found["reach"]) or "–"
+        lines.append(f"| `{name}` | {paper} | {ours.format(**found)} | {found['seeds']} | {musts} | {goals} |")
     return "\n".join(lines)
 
 
