@@ -265,7 +265,7 @@ class FolderSubject:
         self.name, self.kind, self._path, self._threads = name, folder.runtime, path, threads
         self.runtime: Runtime = RUNTIMES.get(RUNTIMES.check(folder.runtime, str(path))).load(path, threads=threads)
         self.info = folder.info
-        self.precision, self.classes = self.info.precision, self.info.classes
+        self.precision, self.classes, self.task = self.info.precision, self.info.classes, self.info.task
         self.size, self.channels = self.info.picture_size, self.info.channels
         self.data_hash = self.info.hashes.get("data")
         split = self.info.split or {}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -188,3 +190,14 @@ def test_a_damaged_payload_gives_an_error_or_a_tensor(coding: str, case: str) ->
             continue
         refused += 1
     assert refused or coding == "range"
+
+
+def test_the_recorded_speed_is_what_was_promised() -> None:
+    """At least 50 MB/s of original weights each way on one core, in at most twice the network's memory; synthetic."""
+    record = json.loads((Path(__file__).parents[2] / "benchmarks/codec.json").read_text(encoding="utf-8"))
+    assert record["what"].startswith("synthetic")
+    assert {"alexnet huffman", "vgg16 huffman"} <= set(record["rows"])
+    for row in record["rows"].values():
+        for measured in (row["sparse"], row.get("dense", row["sparse"])):
+            assert min(measured["encode_mb_s"], measured["decode_mb_s"]) >= 50
+        assert row["memory"]["networks"] <= 2
