@@ -1,9 +1,7 @@
 """Distillation: a student learns from a teacher's probabilities, and from its features if wanted.
 
-Soft targets: Hinton, Vinyals, Dean 2015, "Distilling the Knowledge in a Neural Network", section 2: both networks' logits
-are divided by a temperature T, the cross-entropy with the teacher's soft-max counts times T², since its gradients are
-smaller by 1 / T², and the usual loss on the labels is added. Hints: Romero et al. 2015, "FitNets: Hints for Thin Deep
-Nets", equation 3: a 1×1 convolution takes a stage of the student to the teacher's, and the squared distance is added.
+Soft targets: :mod:`danlu.compress.soft_targets`. Hints: Romero et al. 2015, "FitNets: Hints for Thin Deep Nets",
+equation 3: a 1×1 convolution takes a stage of the student to the teacher's, and the squared distance is added.
 """
 
 from __future__ import annotations
@@ -20,6 +18,7 @@ from danlu.compress import METHODS
 from danlu.compress.base import Compressed, Method, Subject
 from danlu.compress.prune import retraining
 from danlu.compress.retrain import Hooks, retrain, validate
+from danlu.compress.soft_targets import distillation_loss
 from danlu.core.errors import InputError
 from danlu.core.settings import Settings
 from danlu.models import create_model
@@ -29,7 +28,7 @@ from danlu.tasks.preprocess import PictureModel
 from danlu.tasks.trained import Trained, open_trained
 from danlu.train.optimizer_settings import AdamSettings, OptimizerSettings
 
-__all__ = ["Distill", "DistillSettings", "distillation_loss", "soft_cross_entropy"]
+__all__ = ["Distill", "DistillSettings"]
 
 
 class DistillSettings(Settings):
@@ -111,22 +110,6 @@ class Distill(Method[DistillSettings]):
         return Compressed(student, edits, report, build=build)
 
 
-def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return T² times the mean cross-entropy of soft-maxima at temperature T, for logits [B, K] of both.
-
-    Its gradient to a logit is T (q - p), about (student - teacher logit) / K where T is large and both have mean zero.
-    """
-    soft = (teacher / temperature).softmax(dim=1)
-    return -(soft * (student / temperature).log_softmax(dim=1)).sum(dim=1).mean() * temperature**2
-
-
-def distillation_loss(
-    student: Tensor, teacher: Tensor, hard_loss: Tensor, temperature: float, hard: float
-) -> Tensor:
-    """Return ``hard`` · hard_loss + (1 - ``hard``) · :func:`soft_cross_entropy`."""
-    return hard * hard_loss + (1 - hard) * soft_cross_entropy(student, teacher, temperature)
-
-
 class _Loss:
     """The loss of one step, for ``Hooks.loss``."""
 
@@ -157,9 +140,7 @@ class _Loss:
             features = self.teacher.features(x)
             soft = self.teacher.head(features[self.teacher.stages[-1].name]).float()
             soft = soft if self.order is None else soft[:, self.order]
-        loss = distillation_loss(
-            kept[0].float(), soft, figures["loss"], self.settings.temperature, self.settings.hard
-        )
+        loss = distillation_loss(kept[0].float(), soft, figures["loss"], self.settings.temperature, self.settings.hard)
         if self.hints is not None:
             loss = loss + self.settings.hint * self.hints.distance(features)
         return {**figures, "loss": loss}
@@ -237,7 +218,6 @@ def _check_size(student: VisionModel, subject: Subject) -> None:
     size = subject.preprocess.input_size
     if student.input_size not in (None, size) or min(size) < student.smallest:
         raise InputError(f"takes other pictures than {size[0]}×{size[1]}: {student.input_reason}", where="student")
-
 
 
 METHODS.register(
