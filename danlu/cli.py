@@ -39,7 +39,8 @@ Usage: danlu VERB …          danlu VERB --help
   report RUN                  write report.html again
   env                         versions and machine
 
-  DATA is digits, mnist, fashion-mnist, cifar10, or a folder that holds one folder a class. RUN is a run folder or a .dlz.
+  DATA is digits, mnist, fashion-mnist, cifar10, or a folder that holds one folder a class. RUN is a run folder, or a
+  coded file (.dlz).
   Everywhere: --json --quiet --debug. Where they mean something: --out --seed --device --threads --lang
 
 First steps:  danlu run digits        danlu run my-pictures        danlu run mnist --download

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from danlu.compress.codings import Hint
 from danlu.compress.edits import Edit
-from danlu.core.errors import InputError
+from danlu.core.allocator import keep_freed_memory
+from danlu.core.errors import InputError, nearest_names
 from danlu.core.settings import Settings, make_settings
 from danlu.data.load import Data, load_data
 from danlu.data.sample import Dataset
@@ -30,7 +31,7 @@ from danlu.tasks.trained import Trained, open_trained
 from danlu.train.precision import choose_device
 from danlu.train.settings import TrainConfig
 
-__all__ = ["Compressed", "Method", "Subject", "subject_of", "weighted_layers"]
+__all__ = ["Compressed", "Method", "Subject", "check_layers", "subject_of", "weighted_layers"]
 
 S = TypeVar("S", bound=Settings)
 
@@ -79,6 +80,7 @@ class Subject:
     @contextlib.contextmanager
     def settled(self) -> Iterator[None]:
         """Compute with the subject's threads; threads and torch's generators are as before when the block ends."""
+        keep_freed_memory()
         threads = torch.get_num_threads()
         devices = [self.device] if self.device.type == "cuda" else []
         torch.set_num_threads(self.threads)
@@ -190,3 +192,19 @@ def weighted_layers(model: nn.Module) -> dict[str, Tensor]:
     if not found:
         raise InputError("has no convolution and no linear layer", where=type(model).__name__)
     return found
+
+
+def check_layers(named: Mapping[str, Any], weights: Mapping[str, Tensor], method: str) -> None:
+    """Refuse settings for weights the network does not have.
+
+    Raises:
+        InputError: it names the first one.
+    """
+    for name in named:
+        if name not in weights:
+            raise InputError(
+                f"layers: {name!r} is no weight this method works on",
+                where=method,
+                nearest=nearest_names(name, weights),
+                allowed=weights,
+            )

@@ -1,4 +1,4 @@
-"""The bytes of a coded file, without torch: magic, schema, a header of JSON, one section a tensor, a SHA-256 at the end.
+"""The bytes of a coded file, without torch: magic, schema, a JSON header, one section a tensor, a SHA-256 at the end.
 
     8 bytes   magic, with line ends and a 0x1a that a transfer in text mode would spoil
     varint    schema

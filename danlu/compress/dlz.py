@@ -41,7 +41,9 @@ _WEIGHTS_FREE, _WEIGHTS_A_BYTE = 4_000_000, 20_000
 _USED = ("name", "source", "hash", "classes", "seed")
 
 
-def write_dlz(path: Path, subject: Subject, done: Compressed, method: str, settings: Mapping[str, Any]) -> list[Coded]:
+def write_dlz(
+    path: Path, subject: Subject, done: Compressed, method: str, settings: Mapping[str, Any]
+) -> dict[str, Coded]:
     """Write a compressed network, whole or not at all.
 
     Args:
@@ -52,16 +54,17 @@ def write_dlz(path: Path, subject: Subject, done: Compressed, method: str, setti
         settings: those that differ from the method's defaults.
 
     Returns:
-        one entry a tensor, in the order of the ``state_dict``.
+        name of a tensor -> how it is coded, in the order of the file.
 
     Raises:
-        InputError: values that are not finite, or a place that cannot be written.
+        InputError: values that are not finite, a structure that the edits do not make, or a place that cannot be
+            written.
     """
-    state = {name: value.detach().cpu() for name, value in done.model.state_dict().items()}
+    state = _ordered(subject, done)
     for name, value in state.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise InputError(f"{name} holds values that are not finite", where=subject.name)
-    coded = [encode_tensor(_array(value), done.hints.get(name), done.coder) for name, value in state.items()]
+    coded = {name: encode_tensor(_array(value), done.hints.get(name), done.coder) for name, value in state.items()}
     used = {key: subject.effective["data"][key] for key in _USED if key in subject.effective["data"]}
     header = {
         "build": dict(done.build or subject.build),
@@ -75,8 +78,24 @@ def write_dlz(path: Path, subject: Subject, done: Compressed, method: str, setti
         "weights": subject.weights_hash,
         "method": {"name": method, "settings": dict(settings), "seed": subject.seed},
     }
-    write_whole(path, pack(header, coded))
+    write_whole(path, pack(header, list(coded.values())))
     return coded
+
+
+def _ordered(subject: Subject, done: Compressed) -> dict[str, Tensor]:
+    """Return the compressed network's tensors in the order in which a fresh one has them."""
+    with torch.device("meta"):
+        counts = len(subject.classes), subject.preprocess.channels
+        fresh = build_model(subject.build, counts, subject.name)
+        apply_edits(fresh, done.edits, subject.name)
+    state = {name: value.detach().cpu() for name, value in done.model.state_dict().items()}
+    expected = {name: tuple(value.shape) for name, value in fresh.state_dict().items()}
+    wrong = sorted(expected.keys() ^ state.keys())
+    wrong += [name for name in expected.keys() & state.keys() if expected[name] != tuple(state[name].shape)]
+    if wrong:
+        what = f"{', '.join(wrong[:5])}: the edits do not make the structure the compressed network has"
+        raise InputError(what, where=subject.name)
+    return {name: state[name] for name in expected}
 
 
 def open_dlz(path: Path | str) -> Trained:

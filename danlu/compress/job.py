@@ -103,12 +103,12 @@ def _check_readable(path: Path, done: Compressed) -> None:
         raise CheckFailed(f"{path} does not hold {', '.join(wrong[:5])} as they were; it was removed")
 
 
-def _sizes(path: Path, trained: Trained, done: Compressed, coded: list[Coded]) -> dict[str, Any]:
+def _sizes(path: Path, trained: Trained, done: Compressed, coded: dict[str, Coded]) -> dict[str, Any]:
     """Return the file's bytes, what they are for, and the tensors; the ratio is to float32 parameters and buffers."""
     size = path.stat().st_size
     dense = sum(value.numel() * value.element_size() for value in trained.model.state_dict().values())
     split: dict[str, int] = {}
-    for one in coded:
+    for one in coded.values():
         for key, count in one.split.items():
             split[key] = split.get(key, 0) + count
     split = {"header": size - sum(split.values()), **split}
@@ -124,6 +124,7 @@ def _sizes(path: Path, trained: Trained, done: Compressed, coded: list[Coded]) -
             **one.facts,
             "split": one.split,
         }
-        for (name, value), one in zip(state.items(), coded, strict=True)
+        for name, one in coded.items()
+        for value in [state[name]]
     ]
     return {"bytes": size, "dense_bytes": dense, "ratio": dense / size, "split": split, "layers": layers}

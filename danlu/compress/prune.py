@@ -15,9 +15,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from danlu.compress import METHODS
-from danlu.compress.base import Compressed, Method, Subject, weighted_layers
+from danlu.compress.base import Compressed, Method, Subject, check_layers, weighted_layers
 from danlu.compress.retrain import Hooks, retrain, validate
-from danlu.core.errors import InputError
 from danlu.core.log import logger
 from danlu.core.settings import Settings
 from danlu.train.optimizer_settings import AdamSettings, OptimizerSettings
@@ -35,8 +34,8 @@ class PruneSettings(Settings):
 
     Attributes:
         keep: share of all weights of convolutions and linear layers that is kept in the end.
-        by: ``global``: one threshold for all layers, on |weight| divided by the layer's standard deviation;
-            ``layer``: the same share in each; ``sensitivity``: shares in the proportion of what each layer stands alone.
+        by: ``global``: one threshold for all layers, on |weight| divided by the layer's standard deviation; ``layer``:
+            the same share in each; ``sensitivity``: shares in the proportion of what each layer stands alone.
         drop: the accuracy on validation a layer alone may lose, in points, for ``sensitivity``.
         layers: share kept by name of the weight, in place of what ``by`` gives.
         rounds: how often some are removed and the rest trained; the shares fall geometrically.
@@ -68,7 +67,7 @@ class Prune(Method[PruneSettings]):
     def apply(self, subject: Subject, settings: PruneSettings) -> Compressed:
         """Return the pruned network; ``report["layers"]`` says what each layer kept."""
         model, weights = subject.model, weighted_layers(subject.model)
-        _check_names(settings.layers, weights)
+        check_layers(settings.layers, weights, "prune")
         found = sensitivities(subject, settings.drop) if settings.by == "sensitivity" else {}
         masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
         rounds: list[dict[str, Any]] = []
@@ -184,12 +183,6 @@ def sensitivities(subject: Subject, drop: float) -> dict[str, float]:
             weight.copy_(before)
         logger.info("prune: %s alone may be brought to %.0f %%", name, 100 * found[name])
     return found
-
-
-def _check_names(layers: dict[str, float], weights: dict[str, Tensor]) -> None:
-    for name in layers:
-        if name not in weights:
-            raise InputError(f"layers: {name!r} is no weight that can be pruned", where="prune", allowed=weights)
 
 
 def _kept(masks: dict[str, Tensor]) -> list[dict[str, Any]]:

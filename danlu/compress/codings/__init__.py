@@ -30,7 +30,7 @@ CODERS: Mapping[str, tuple[str, ...]] = {
     "none": ("raw", "half"),
 }
 # The number stands in files: it is never given to another coding.
-_NUMBERS = {"raw": 0, "half": 1}
+_NUMBERS = {"raw": 0, "half": 1, "huffman": 2, "range": 3}
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,17 @@ def encode_tensor(values: Array, hint: Hint | None = None, coder: str = "auto") 
     """
     if coder not in CODERS:
         raise InputError(f"unknown coder {coder!r}", where="coder", allowed=CODERS)
-    found = [coded for name in CODERS[coder] if name in _NUMBERS and (coded := _coding(name).encode(values, hint))]
+    found: list[Coded] = []
+    for name in CODERS[coder]:
+        try:
+            one: Coded | None = _coding(name).encode(values, hint)
+        except ImportError as error:
+            if coder != "auto":
+                what = f"{name} coding needs a package that is not installed ({error.name})"
+                raise InputError(what, where="coder", mend="pip install 'danlu[compress]'") from error
+            continue
+        if one is not None:
+            found.append(one)
     return min(found, key=lambda coded: len(coded.payload))
 
 
@@ -108,6 +118,10 @@ def decode_tensor(number: int, payload: memoryview, dtype: np.dtype[Any], shape:
         what = f"coding number {number} is not known"
         raise InputError(what, where=where, allowed=names, mend="use a newer version of danlu")
     reader = Reader(payload, where)
-    values: Array = _coding(names[number]).decode(reader, dtype, shape)
+    try:
+        values: Array = _coding(names[number]).decode(reader, dtype, shape)
+    except ImportError as error:
+        what = f"is coded by a package that is not installed ({error.name})"
+        raise InputError(what, where=where, mend="pip install 'danlu[compress]'") from error
     reader.done()
     return values
