@@ -90,8 +90,8 @@ def side_by_side(
         seconds: after which no new turn starts.
 
     Returns:
-        name -> ``ms`` (median over the turns), ``ratio`` (the first network's time by this one's, the median over
-        turns), ``low`` and ``high`` (quartiles of the ratio), ``rounds``; on one thread also ``processor_ratio``, that of
+        name -> ``ms`` (median over the turns), ``ratio`` (the time of the first by this one's, the median over
+        turns), ``low`` and ``high`` (quartiles of the ratio), ``rounds``; on one thread also ``processor_ratio``, of
         the processor's time, which other programs on the machine disturb less.
     """
     sessions = {name: onnx_session(model, shape, threads) for name, model in models.items()}

@@ -48,7 +48,7 @@ def test_a_student_that_equals_its_teacher_has_no_gradient() -> None:
 
 
 def test_a_student_comes_to_agree_with_its_teacher(teacher: Trained, tmp_path: Path) -> None:
-    overrides = {"student": "lenet_300_100", "epochs": 8, "hard": 0.0, "optimizer.lr": 0.003}
+    overrides = {"student": "lenet_300_100", "epochs": 25, "hard": 0.0, "optimizer.lr": 0.003}
     # The two take pictures of other sizes: the student is refused, with the reason.
     with pytest.raises(InputError, match="fully connected"):
         compress(teacher, "distill", overrides=overrides, data=few_digits(), out=tmp_path / "a.dlz", device="cpu")
@@ -61,7 +61,7 @@ def test_a_student_comes_to_agree_with_its_teacher(teacher: Trained, tmp_path: P
     pictures = torch.from_numpy(np.array(Loader(subject.train, (8, 8), 1).pictures(np.arange(96))))
     with torch.inference_mode():
         agree = (student.picture_model(pictures).argmax(1) == teacher.picture_model(pictures).argmax(1)).float().mean()
-    assert agree > 0.6, "labels are not used at all, so that this comes from the teacher"
+    assert agree > 0.75, "labels are not used at all, so that this comes from the teacher"
     assert found["report"]["accuracy_teacher"] == found["validation"]["before"]["accuracy"]
 
 
