@@ -1,8 +1,8 @@
 """The row "ResNet-56, CIFAR-10, structured": 2.1 times fewer multiply-adds, 1.6 times faster, nothing lost.
 
 ``python -m proof.resnet56 --work FOLDER [--device cuda] [--seeds 3]`` does the whole row: a ResNet-56 is trained, the
-fourteen residual blocks whose absence costs least on validation are left out, what is missing of the target is pruned by
-channels, and it is trained again; both are asked the test pictures, once, and compared picture by picture (paired
+fourteen residual blocks whose absence costs least on validation are left out, what is missing of the target is pruned
+by channels, and it is trained again; both are asked the test pictures, once, and compared picture by picture (paired
 non-inferiority, margin 0.30 points). Blocks and not channels, because ONNX Runtime computes channels in blocks of
 sixteen: stages of 8, 24 and 56 channels do 2.2 times less work and take nearly the same time. The dense network must
 itself reach 93.0 %, otherwise the row reads *not run at full budget*. Hours on a GPU, days on two cores; a training

@@ -51,7 +51,7 @@ __all__ = ["RESULTS", "main", "source_hash"]
 
 RESULTS = Path(__file__).with_name("routes.json")
 DATA, NETWORK, LIGHT = "mnist", "lenet5", "lenet_300_100"
-EPOCHS, PRUNED, WIDTHS, ENOUGH, TURNS = 2, 0.4, (0.1, 0.2, 0.35, 0.6), 0.005, 60
+EPOCHS, PRUNED, WIDTHS, ENOUGH, TURNS = 1, 0.4, (0.1, 0.2, 0.35, 0.6), 0.005, 60
 # Route -> what is exported for it, and the artifact.
 ROUTES = {
     "none": ("base", ""),
