@@ -30,7 +30,18 @@ from danlu.core.files import read_json, write_json
 from danlu.data.load import Data, load_data
 from danlu.data.sample import ArrayDataset
 
-__all__ = ["ROWS", "Row", "main", "rebuild", "selection", "source_hash", "summary"]
+__all__ = [
+    "ROWS",
+    "Row",
+    "main",
+    "rebuild",
+    "selection",
+    "source_hash",
+    "summary",
+    "table",
+    "with_table",
+    "write_pages",
+]
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).with_name("compression.json")
@@ -87,16 +98,16 @@ ROWS = {
         model="lenet_300_100",
         train={**_DENSE, "epochs": 10},
         method="entropy",
-        settings={"epochs": 20, "rate": 0.1, "optimizer.lr": 2e-3},
+        settings={"epochs": 12, "rate": 6.0, "step": 0.7, "soft": 0.9, "optimizer.lr": 3e-3},
         must=(40.0, 1.64),
         reach=((8_600, 1.90), (6_000, 1.64)),
         paper={"ratio": 40, "bytes": 27_000, "error": 1.58, "source": "Han, Mao, Dally 2016, table 1"},
     ),
     "lenet5": Row(
         model="lenet5_caffe",
-        train={**_DENSE, "epochs": 3},
+        train={**_DENSE, "epochs": 4, "batch_size": 128, "optimizer.lr": 2e-3, "precision": "auto"},
         method="entropy",
-        settings={"epochs": 7, "rate": 0.1, "optimizer.lr": 2e-3},
+        settings={"epochs": 8, "rate": 10.0, "step": 0.7, "soft": 0.9, "optimizer.lr": 3e-3},
         must=(39.0, 0.80),
         reach=((10_644, 0.80), (3_107, 0.80)),
         paper={"ratio": 39, "bytes": 44_000, "error": 0.74, "source": "Han, Mao, Dally 2016, table 1"},
@@ -132,7 +143,7 @@ def rebuild(row: Row, seed: int, folder: Path, threads: int = 1) -> dict[str, An
     Args:
         row: which network.
         seed: of split, initialisation and every draw.
-        folder: where the run goes.
+        folder: where the run goes; a dense network that is finished there is taken as it is.
         threads: processor threads.
 
     Returns:
@@ -140,13 +151,13 @@ def rebuild(row: Row, seed: int, folder: Path, threads: int = 1) -> dict[str, An
         ``validation``, ``sha256`` of the file, ``seconds``.
     """
     from danlu.compress import compress
+    from danlu.core.records import RunFolder
     from danlu.evaluate import evaluate
     from danlu.train import train
 
-    begin, data = time.perf_counter(), selection(seed)
-    run = train(
-        data, model=row.model, overrides=row.train, out=folder / "dense", seed=seed, device="cpu", threads=threads
-    )
+    begin, data, run = time.perf_counter(), selection(seed), RunFolder(folder / "dense")
+    if "train" not in run.read_record():
+        run = train(data, model=row.model, overrides=row.train, out=run.path, seed=seed, device="cpu", threads=threads)
     found = compress(run.path, row.method, overrides=row.settings, data=data, device="cpu", threads=threads)
     seconds = time.perf_counter() - begin
     errors = [
@@ -202,8 +213,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="keep the runs here")
+    parser.add_argument("--page", action="store_true", help="only write the table of the record into the docs")
     asked = parser.parse_args(arguments)
     log.configure()
+    if asked.page:
+        write_pages()
+        return 0
     for name in asked.rows or ROWS:
         if name not in ROWS:
             raise InputError(f"unknown row {name!r}", where="proof.compression", allowed=ROWS)
@@ -212,6 +227,7 @@ def main(arguments: list[str] | None = None) -> int:
                 folder = (asked.out or Path(temporary)) / f"{name}-{seed}"
                 folder.mkdir(parents=True, exist_ok=True)
                 _record(name, rebuild(ROWS[name], seed, folder))
+    write_pages()
     return 0
 
 
@@ -229,6 +245,57 @@ def _record(name: str, result: dict[str, Any]) -> None:
     document["machine"] = {"python": platform.python_version(), "processor": platform.machine(), "threads": 1}
     write_json(RESULTS, document)
     log.logger.info("%s, seed %d: %s", name, result["seed"], {k: result[k] for k in ("bytes", "ratio", "test_error")})
+
+
+BEGIN, END = "<!-- compression:begin (python -m proof.compression --page) -->", "<!-- compression:end -->"
+_TEXT = {
+    "en": (
+        "| network | paper | ours, mean of seeds | seeds | must | reach for |",
+        "{bytes:,.0f} bytes, {ratio:.0f}×, {error:.2f} % test error",
+        {True: "met", False: "not met"},
+        "≥ {ratio:.0f}× at ≤ {error:.2f} %: {verdict}",
+        "≤ {bytes:,} bytes at ≤ {error:.2f} %: {verdict}",
+        "not recorded yet",
+    ),
+    "zh": (
+        "| 网络 | 论文 | 我们的结果，各种子的均值 | 种子数 | 必须 | 力求 |",
+        "{bytes:,.0f} 字节，{ratio:.0f} 倍，测试错误率 {error:.2f} %",
+        {True: "达到", False: "未达到"},
+        "≥ {ratio:.0f} 倍且 ≤ {error:.2f} %：{verdict}",
+        "≤ {bytes:,} 字节且 ≤ {error:.2f} %：{verdict}",
+        "尚无记录",
+    ),
+}
+
+
+def table(language: str) -> str:
+    """Return the recorded results as a table in one language."""
+    head, ours, verdicts, must, reach, nothing = _TEXT[language]
+    rows = read_json(RESULTS)["rows"] if RESULTS.exists() else {}
+    lines = [head, "|---|---|---|---:|---|---|"]
+    for name, row in ROWS.items():
+        paper = f"{row.paper['ratio']}×, {row.paper['bytes'] // 1000} kB, {row.paper['error']} %"
+        found = rows.get(name, {}).get("summary")
+        if found is None:
+            lines.append(f"| `{row.model}` | {paper} | {nothing} | 0 | – | – |")
+            continue
+        musts = must.format(**found["must"], verdict=verdicts[found["must"]["met"]])
+        goals = "; ".join(reach.format(**goal, verdict=verdicts[goal["met"]]) for goal in found["reach"])
+        lines.append(f"| `{row.model}` | {paper} | {ours.format(**found)} | {found['seeds']} | {musts} | {goals} |")
+    return "\n".join(lines)
+
+
+def with_table(language: str) -> str:
+    """Return the docs page with the table made anew."""
+    text = (ROOT / f"docs/{language}/compress.md").read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n{table(language)}\n{END}{rest.split(END)[1]}"
+
+
+def write_pages() -> None:
+    """Write the table into both pages."""
+    for language in _TEXT:
+        (ROOT / f"docs/{language}/compress.md").write_text(with_table(language), encoding="utf-8")
 
 
 if __name__ == "__main__":

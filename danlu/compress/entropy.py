@@ -123,7 +123,8 @@ class Stepped(nn.Module):
         self.latent = nn.Parameter(weight.detach().clone())
         self.log_step = nn.Parameter(torch.full((), math.log(step), device=weight.device))
         self.register_buffer("place", torch.zeros_like(weight), persistent=False)
-        self.more, self.alive = 0.0, None
+        self.more = 0.0
+        self.alive: Tensor | None = None
         self.rows = len(weight) if weight.dim() > 1 else 1
 
     @property
@@ -134,7 +135,7 @@ class Stepped(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weight on whole steps."""
         del weight
-        found: Tensor = _Steps.apply(self.latent, self.step)  # type: ignore[no-untyped-call]
+        found: Tensor = _Steps.apply(self.latent, self.step)
         return found if self.alive is None else found * self.alive
 
     @torch.no_grad()
@@ -147,7 +148,7 @@ class Stepped(nn.Module):
     def ask_coder(self) -> float:
         """Learn what an ideal coder would charge for the present levels; return their bits."""
         level = self.levels()
-        is_there = (level != 0).view(self.rows, -1).float()
+        is_there = (level != 0).reshape(self.rows, -1).float()
         total = float(is_there.sum())
         sizes = level[level != 0].abs()
         # Sizes as a coder sees them, 1 … 127; a size that nobody has is as dear as one that half a weight has.
@@ -160,14 +161,14 @@ class Stepped(nn.Module):
         chance = (row * column / (total + 0.5)).clamp(1e-4, 1 - 1e-4)
         # A sign costs one bit.
         dear = torch.log2((1 - chance) / chance).clamp(min=0.0) + 1.0 + float(price[0])
-        self.place.copy_(dear.view_as(self.place))
+        self.place.copy_(dear.reshape(self.place.shape))
         absent = -torch.log2(1 - chance)
         levels = float((counts * price).sum()) + total
         return levels + float(torch.where(is_there > 0, -torch.log2(chance), absent).sum())
 
     def pay(self) -> Tensor:
         """Return 0, with the slope of the bits by the latent values as its gradient."""
-        found: Tensor = _Pay.apply(self.latent, self.step.detach(), self.place, self.more)  # type: ignore[no-untyped-call]
+        found: Tensor = _Pay.apply(self.latent, self.step.detach(), self.place, self.more)
         return found
 
     @torch.no_grad()

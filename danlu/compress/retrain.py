@@ -100,6 +100,8 @@ def retrain(
         CheckFailed: the loss or the weights are no longer finite.
     """
     hooks = hooks or Hooks()
+    if settings.channels_last:
+        model.to(memory_format=torch.channels_last)
     training = _training(subject, model, settings, title, hooks)
     total, means = training.total_steps, dict[str, float]()
     with progress(title, total * settings.batch_size, "pictures") as advance:
@@ -117,7 +119,8 @@ def retrain(
             advance(training.state.step * settings.batch_size, f"epoch {epoch + 1}, loss {means['loss']:.4f}")
             if hooks.after_epoch is not None:
                 hooks.after_epoch(epoch, means)
-    model.eval()
+    # Back in the usual layout, which those who look at the weights may expect.
+    model.eval().to(memory_format=torch.contiguous_format)
     return means
 
 
@@ -155,7 +158,7 @@ def _training(subject: Subject, model: nn.Module, settings: TrainConfig, title: 
         seed=seeds.derive_seed(f"compress/{title}", subject.seed),
         task=task,
         model=network,
-        optimizer=make_optimizer(model, phase.parameters, config.optimizer),  # type: ignore[arg-type]
+        optimizer=make_optimizer(model, phase.parameters, config.optimizer),
         device=subject.device,
         precision=precision,
         chain=make_chain(config.augment),

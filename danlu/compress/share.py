@@ -134,7 +134,7 @@ class Shared(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weight; the one it replaces has no part in it."""
         del weight
-        found: Tensor = _Take.apply(self.codebook, self.members)  # type: ignore[no-untyped-call]
+        found: Tensor = _Take.apply(self.codebook, self.members)
         return found
 
 

@@ -56,7 +56,7 @@ class Book:
             return np.take(self.values, symbols).reshape(shape)
         assert self.scales is not None
         integers = symbols.reshape(shape).astype(np.float32) + np.float32(self.first)
-        return integers * self._broadcast(shape)
+        return np.asarray(integers * self._broadcast(shape), dtype=np.float32)
 
     def pick(self, symbols: NDArray[Any], places: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Return the values of ``symbols`` [N] that stand at ``places`` [N] of the flattened tensor."""
@@ -65,7 +65,7 @@ class Book:
         assert self.scales is not None
         integers = symbols.astype(np.float32) + np.float32(self.first)
         if len(self.scales) == 1:
-            return integers * self.scales[0]
+            return np.asarray(integers * self.scales[0], dtype=np.float32)
         inner = int(np.prod(shape[self.axis + 1 :], dtype=np.int64))
         return np.asarray(integers * self.scales[places // inner % shape[self.axis]])
 
@@ -105,8 +105,8 @@ def levels_of(values: NDArray[Any], hint: Hint | None) -> Levels | None:
     # By bits, because -0.0 is no zero that could be left out.
     is_sparse = np.count_nonzero(bits) <= _SPARSE * flat.size
     places = np.flatnonzero(bits) if is_sparse else None
-    if hint is not None and (found := _scaled(values, hint, places)) is not None:
-        return found
+    if hint is not None and (scaled := _scaled(values, hint, places)) is not None:
+        return scaled
     found = _few(bits if places is None else bits[places])
     if found is None:
         return None

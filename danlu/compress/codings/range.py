@@ -235,7 +235,8 @@ def _frequencies(levels: Levels) -> tuple[bytes, bytes, bytes]:
 def _table(symbols: NDArray[Any], count: int) -> NDArray[np.uint8]:
     """Return frequencies in one byte each; none is 0 that comes."""
     counts = np.bincount(symbols, minlength=count)
-    return np.minimum(255, -(-255 * counts // max(1, counts.max(initial=1)))).astype(np.uint8)
+    scaled = np.minimum(255, -(-255 * counts // max(1, int(counts.max(initial=1)))))
+    return np.asarray(scaled, dtype=np.uint8)
 
 
 def _weights(table: NDArray[np.uint8]) -> NDArray[np.float64]:
