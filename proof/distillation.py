@@ -109,7 +109,7 @@ def train(kind: str, seed: int, x: Tensor, y: Tensor, teacher: nn.Module | None,
     if kind == "distilled_without_3":
         x, y = x[y != ABSENT], y[y != ABSENT]
     with torch.no_grad():
-        soft = None if teacher is None else torch.cat([teacher(part) for part in x.split(1000)])
+        soft = None if teacher is None else torch.cat([teacher(part) for part in torch.split(x, 1000)])
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE, fused=True)
     epochs, steps = EPOCHS["teacher" if is_teacher else "student"], len(x) // BATCH
     first = _resume(half, model, optimizer)
@@ -121,7 +121,7 @@ def train(kind: str, seed: int, x: Tensor, y: Tensor, teacher: nn.Module | None,
         for number, layer in enumerate(one for one in model if isinstance(one, Dropout)):
             layer.draws = np.random.default_rng((seed, epoch, number))
         order = torch.randperm(len(x), generator=generator)[: steps * BATCH]
-        for step, part in enumerate(order.split(BATCH)):
+        for step, part in enumerate(torch.split(order, BATCH)):
             done = (epoch + step / steps) / epochs
             optimizer.param_groups[0]["lr"] = RATE * (1 + math.cos(math.pi * done)) / 2
             _step(model.train(), optimizer, moved(x[part], generator) if is_teacher else x[part], y[part], soft, part)

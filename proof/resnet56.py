@@ -125,7 +125,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if not options.speed and options.work is None:
         parser.error("give --work FOLDER, or --speed")
-    document = read_json(RESULTS) if RESULTS.exists() else {"schema": 1, "row": verdict([])}
+    document: dict[str, Any] = read_json(RESULTS) if RESULTS.exists() else {"schema": 1, "row": verdict([])}
     if options.speed:
         document["speed"] = {**speed(), "environment": describe_environment()}
     else:

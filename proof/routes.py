@@ -7,12 +7,13 @@
 - search: LeNet-5 at four sets of widths, an epoch each; the one with the fewest multiply-adds whose validation accuracy
   is within half a point of the best is trained as long as the others;
 - low bit: the LeNet-5 in INT8, calibrated on training pictures;
-- distillation: the light design again, taught by the LeNet-5;
+- distillation: the light design goes on, taught by the LeNet-5;
 - efficient kernels: the LeNet-5 itself in ONNX Runtime instead of PyTorch.
 
-Each row: test accuracy with its interval, bytes of the file that is delivered, multiply-adds of a picture, and the time
-of one picture on one core, all in turn in one process, as a ratio to the first row. One seed. The test split is read at
-the end. Networks are kept in FOLDER, so that ``--seconds N`` may stop before the next step and a second call goes on.
+All are trained for one epoch; pruning and distillation take one more. Each row: test accuracy with its interval, bytes
+of the file that is delivered, multiply-adds of a picture, and the time of one picture on one core, all in turn in one
+process, as a ratio to the first row. One seed. The test split is read at the end. Networks are kept in FOLDER, so that
+``--seconds N`` may stop before the next step and a second call goes on.
 """
 
 from __future__ import annotations
@@ -76,9 +77,9 @@ def _steps(work: Path, data: Data) -> dict[str, Callable[[], Any]]:
         overrides = {"epochs": EPOCHS}
         return lambda: train(data, model=network, overrides=overrides, out=work / name, device="cpu", threads=1)
 
-    def press(method: str, name: str, **settings: Any) -> Callable[[], Any]:
+    def press(source: str, method: str, name: str, **settings: Any) -> Callable[[], Any]:
         return lambda: compress(
-            work / "base", method, overrides=settings, out=work / name, data=data, device="cpu", threads=1
+            work / source, method, overrides=settings, out=work / name, data=data, device="cpu", threads=1
         )
 
     def ship(name: str, target: str, int8: bool | None = False) -> Callable[[], Any]:
@@ -88,8 +89,8 @@ def _steps(work: Path, data: Data) -> dict[str, Callable[[], Any]]:
     return {
         "base": fit(NETWORK, "base"),
         "light": fit(LIGHT, "light"),
-        "pruned.dlz": press("prune-channels", "pruned.dlz", macs=PRUNED, epochs=EPOCHS, measure=False),
-        "distilled.dlz": press("distill", "distilled.dlz", student=LIGHT, epochs=EPOCHS),
+        "pruned.dlz": press("base", "prune-channels", "pruned.dlz", macs=PRUNED, epochs=EPOCHS, measure=False),
+        "distilled.dlz": press("light", "distill", "distilled.dlz", teacher=str(work / "base"), epochs=EPOCHS),
         "search.dlz": lambda: _search(work, data),
         "base.onnx": ship("base", "base.onnx", None),
         **{target: ship(name, target) for name, target in ROUTES.values() if target not in done_with_base},
@@ -126,8 +127,9 @@ def _narrow(subject: Subject, shape: tuple[int, ...], share: float) -> tuple[Any
     torch.manual_seed(0)
     apply_edits(model, edits)
     for module in model.modules():  # initialised for the width it now has
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
+        reset: Any = getattr(module, "reset_parameters", None)
+        if reset is not None:
+            reset()
     return model, edits
 
 

@@ -108,15 +108,15 @@ class Distill(Method[DistillSettings]):
 
 def _fresh(name: str, subject: Subject) -> tuple[VisionModel, Mapping[str, Any], tuple[Edit, ...]]:
     """Return a fresh student, how it is made, and its edits: those of the subject where it is of the same kind."""
-    counts = {"num_classes": len(subject.classes), "in_channels": subject.preprocess.channels}
+    classes, channels = len(subject.classes), subject.preprocess.channels
     torch.manual_seed(subject.seed)
     if not name:
-        student = build_model(subject.build, (counts["num_classes"], counts["in_channels"]), subject.name)
+        student = build_model(subject.build, (classes, channels), subject.name)
         apply_edits(student, subject.edits)
         return student.to(subject.device), subject.build, subject.edits
-    student = create_model(name, **counts)
+    student = create_model(name, num_classes=classes, in_channels=channels)
     _check_size(student, subject)
-    return student.to(subject.device), {"name": name, **counts}, ()
+    return student.to(subject.device), {"name": name, "num_classes": classes, "in_channels": channels}, ()
 
 
 class _Loss:

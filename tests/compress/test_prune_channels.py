@@ -146,6 +146,7 @@ def test_criteria_find_the_weakest_channels() -> None:
     for criterion in ("l1", "l2", "bn"):
         score = scores(model, graph, criterion)  # type: ignore[arg-type]
         assert min(family.classes, key=score.__getitem__) == label, criterion
+        assert label in choose(graph, score, macs=0.9), "the weakest goes first"
     taylor = scores(
         model, graph, "taylor", {k: torch.zeros_like(v) if "conv2" in k else v for k, v in gradients.items()}
     )
