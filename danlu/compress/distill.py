@@ -1,9 +1,7 @@
 """Distillation: a student learns from a teacher's probabilities, and from its features if wanted.
 
-Soft targets: Hinton, Vinyals, Dean 2015, "Distilling the Knowledge in a Neural Network", section 2: both networks' logits
-are divided by a temperature T, the cross-entropy with the teacher's soft-max counts times T², since its gradients are
-smaller by 1 / T², and the usual loss on the labels is added. Hints: Romero et al. 2015, "FitNets: Hints for Thin Deep
-Nets", equation 3: a 1×1 convolution takes a stage of the student to the teacher's, and the squared distance is added.
+Soft targets: :mod:`danlu.compress.soft_targets`. Hints: Romero et al. 2015, "FitNets: Hints for Thin Deep Nets",
+equation 3: a 1×1 convolution takes a stage of the student to the teacher's, and the squared distance is added.
 """
 
 from __future__ import annotations
@@ -18,8 +16,11 @@ from torch.nn import functional as F
 
 from danlu.compress import METHODS
 from danlu.compress.base import Compressed, Method, Subject
+from danlu.compress.dlz import build_model
+from danlu.compress.edits import Edit, apply_edits
 from danlu.compress.prune import retraining
 from danlu.compress.retrain import Hooks, retrain, validate
+from danlu.compress.soft_targets import distillation_loss
 from danlu.core.errors import InputError
 from danlu.core.settings import Settings
 from danlu.models import create_model
@@ -29,7 +30,7 @@ from danlu.tasks.preprocess import PictureModel
 from danlu.tasks.trained import Trained, open_trained
 from danlu.train.optimizer_settings import AdamSettings, OptimizerSettings
 
-__all__ = ["Distill", "DistillSettings", "distillation_loss", "soft_cross_entropy"]
+__all__ = ["Distill", "DistillSettings"]
 
 
 class DistillSettings(Settings):
@@ -37,8 +38,9 @@ class DistillSettings(Settings):
 
     Attributes:
         student: registered name of the student, made afresh; RUN is then the teacher.
-        teacher: a run folder or coded file, the teacher; RUN is then the student and goes on from its weights. One of
-            the two is given.
+        teacher: a run folder or coded file, the teacher; RUN is then the student and goes on from its weights. Where
+            neither is given, RUN teaches a fresh network of its own kind (Furlanello et al. 2018, "Born-Again Neural
+            Networks").
         temperature: T of the soft targets.
         hard: weight of the loss on the labels; that of the soft targets is 1 - ``hard``.
         hints: stage of the student -> stage of the teacher it imitates.
@@ -72,23 +74,16 @@ class Distill(Method[DistillSettings]):
 
     def apply(self, subject: Subject, settings: DistillSettings) -> Compressed:
         """Return the student; ``report`` has both accuracies on validation and how often the two agree."""
-        if not settings.student and not settings.teacher:
-            raise InputError("neither student nor teacher is given", where="distill", mend="--set student=NAME")
-        student, teacher = subject.model, subject.model
-        build: Mapping[str, Any] = subject.build
-        edits, order, picture = subject.edits, None, None
-        if settings.student:
-            counts = {"num_classes": len(subject.classes), "in_channels": subject.preprocess.channels}
-            build = {"name": settings.student, **counts}
-            student = create_model(settings.student, **counts).to(subject.device)
-            edits = ()
-            _check_size(student, subject)
-        else:
+        if settings.teacher:
             trained = open_trained(settings.teacher)
-            order, picture = _order(trained, subject), trained.preprocess.to(subject.device)
             _check_pictures(trained, subject)
-            teacher = trained.model.to(subject.device)
-        before = validate(subject, teacher if settings.student else student)
+            order, picture = _order(trained, subject), trained.preprocess.to(subject.device)
+            student, teacher = subject.model, trained.model.to(subject.device)
+            build, edits = subject.build, subject.edits
+        else:
+            order, picture, teacher = None, None, subject.model
+            student, build, edits = _fresh(settings.student, subject)
+        before = validate(subject, subject.model)
         hints = _Hints(student, teacher, settings.hints, subject) if settings.hints else None
         loss = _Loss(teacher.eval(), settings, hints, order, picture, subject)
         config = retraining(subject, settings.epochs, settings.optimizer)
@@ -100,12 +95,12 @@ class Distill(Method[DistillSettings]):
         report = {
             "temperature": settings.temperature,
             "teacher": settings.teacher or subject.name,
-            "student": settings.student or subject.name,
+            "student": build["name"],
             "parameters": {
                 "teacher": sum(p.numel() for p in teacher.parameters()),
                 "student": sum(p.numel() for p in student.parameters()),
             },
-            ("accuracy_teacher" if settings.student else "accuracy_before"): before["accuracy"],
+            ("accuracy_before" if settings.teacher else "accuracy_teacher"): before["accuracy"],
             "accuracy": after["accuracy"],
         }
         return Compressed(student, edits, report, build=build)
@@ -123,6 +118,19 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> 
 def distillation_loss(student: Tensor, teacher: Tensor, hard_loss: Tensor, temperature: float, hard: float) -> Tensor:
     """Return ``hard`` · hard_loss + (1 - ``hard``) · :func:`soft_cross_entropy`."""
     return hard * hard_loss + (1 - hard) * soft_cross_entropy(student, teacher, temperature)
+
+
+def _fresh(name: str, subject: Subject) -> tuple[VisionModel, Mapping[str, Any], tuple[Edit, ...]]:
+    """Return a fresh student, how it is made, and its edits: those of the subject where it is of the same kind."""
+    classes, channels = len(subject.classes), subject.preprocess.channels
+    torch.manual_seed(subject.seed)
+    if not name:
+        student = build_model(subject.build, (classes, channels), subject.name)
+        apply_edits(student, subject.edits)
+        return student.to(subject.device), subject.build, subject.edits
+    student = create_model(name, num_classes=classes, in_channels=channels)
+    _check_size(student, subject)
+    return student.to(subject.device), {"name": name, "num_classes": classes, "in_channels": channels}, ()
 
 
 class _Loss:

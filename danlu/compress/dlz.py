@@ -86,7 +86,7 @@ def _ordered(subject: Subject, done: Compressed) -> dict[str, Tensor]:
     """Return the compressed network's tensors in the order in which a fresh one has them."""
     with torch.device("meta"):
         counts = len(subject.classes), subject.preprocess.channels
-        fresh = build_model(subject.build, counts, subject.name)
+        fresh = build_model(done.build or subject.build, counts, subject.name)
         apply_edits(fresh, done.edits, subject.name)
     state = {name: value.detach().cpu() for name, value in done.model.state_dict().items()}
     expected = {name: tuple(value.shape) for name, value in fresh.state_dict().items()}

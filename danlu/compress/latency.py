@@ -90,8 +90,9 @@ def side_by_side(
         seconds: after which no new turn starts.
 
     Returns:
-        name -> ``ms`` (median over the turns), ``ratio`` (the first network's time by this one's,
-        the median over turns), ``low`` and ``high`` (quartiles of the ratio), ``rounds``.
+        name -> ``ms`` (median over the turns), ``ratio`` (the time of the first by this one's, the median over
+        turns), ``low`` and ``high`` (quartiles of the ratio), ``rounds``; on one thread also ``processor_ratio``, of
+        the processor's time, which other programs on the machine disturb less.
     """
     sessions = {name: onnx_session(model, shape, threads) for name, model in models.items()}
     feed = {"x": np.random.default_rng(0).standard_normal((1, *shape), dtype=np.float32)}
@@ -101,26 +102,35 @@ def side_by_side(
         begin = time.perf_counter()
         session.run(None, feed)
         repeats[name] = max(1, min(1000, int(0.01 / max(time.perf_counter() - begin, 1e-7))))
-    times: dict[str, list[float]] = {name: [] for name in sessions}
+    walls: dict[str, list[float]] = {name: [] for name in sessions}
+    busy: dict[str, list[float]] = {name: [] for name in sessions}
     begin = time.perf_counter()
     for _ in range(rounds):
         for name, session in sessions.items():
-            start = time.perf_counter()
+            start, worked = time.perf_counter(), time.thread_time()
             for _ in range(repeats[name]):
                 session.run(None, feed)
-            times[name].append((time.perf_counter() - start) / repeats[name])
+            busy[name].append((time.thread_time() - worked) / repeats[name])
+            walls[name].append((time.perf_counter() - start) / repeats[name])
         if time.perf_counter() - begin > seconds:
             break
-    first = next(iter(times.values()))
-    found = {}
-    for name, own in times.items():
-        ratios = [a / b for a, b in zip(first, own, strict=True)]
-        low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else (ratios[0],) * 3
-        found[name] = {
-            "ms": 1000 * statistics.median(own),
-            "ratio": statistics.median(ratios),
-            "low": low,
-            "high": high,
-            "rounds": float(len(own)),
-        }
+    first = next(iter(sessions))
+    return {name: _figures(walls[first], walls[name], busy[first], busy[name], threads) for name in sessions}
+
+
+def _figures(
+    first: list[float], own: list[float], first_busy: list[float], own_busy: list[float], threads: int
+) -> dict[str, float]:
+    ratios = [a / b for a, b in zip(first, own, strict=True)]
+    low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else (ratios[0],) * 3
+    found = {
+        "ms": 1000 * statistics.median(own),
+        "ratio": statistics.median(ratios),
+        "low": low,
+        "high": high,
+        "rounds": float(len(own)),
+    }
+    # Some systems count a thread's time in steps longer than a turn.
+    if threads == 1 and min(*first_busy, *own_busy) > 0:
+        found["processor_ratio"] = statistics.median(a / b for a, b in zip(first_busy, own_busy, strict=True))
     return found

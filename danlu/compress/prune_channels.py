@@ -59,8 +59,8 @@ class PruneChannelsSettings(Settings):
         multiple: widths are rounded to multiples of it: 8 suits vector units; it costs a little of the target.
         least: share of the channels of every layer that stays.
         blocks: residual blocks that are left out before, those whose absence costs least on validation.
-        slim_epochs: epochs of training in which the scales of batch norms are pulled to zero before pruning.
-        slim: how strongly: the L1 penalty of network slimming.
+        slimming: epochs of training in which the scales of batch norms are pulled to zero before pruning.
+        penalty: how strongly: the factor of their L1 norm in the loss.
         rounds: in how many steps the target is reached, with ``epochs`` of training after each.
         epochs: of retraining in each round.
         optimizer: of retraining.
@@ -73,8 +73,8 @@ class PruneChannelsSettings(Settings):
     multiple: int = Field(default=1, ge=1, le=64)
     least: float = Field(default=0.1, gt=0.0, le=1.0)
     blocks: int = Field(default=0, ge=0)
-    slim_epochs: int = Field(default=0, ge=0, le=10_000)
-    slim: float = Field(default=1e-4, ge=0.0)
+    slimming: int = Field(default=0, ge=0, le=10_000)
+    penalty: float = Field(default=1e-4, ge=0.0)
     rounds: int = Field(default=1, ge=1, le=100)
     epochs: int = Field(default=3, ge=0, le=10_000)
     optimizer: OptimizerSettings = AdamSettings(lr=1e-3)
@@ -91,7 +91,7 @@ class PruneChannels(Method[PruneChannelsSettings]):
         shape = _shape(subject)
         dense, model, edits = copy.deepcopy(subject.model), subject.model, list(subject.edits)
         all_macs, rounds = count(dense, (1, *shape)).macs, list[dict[str, Any]]()
-        if settings.slim_epochs:
+        if settings.slimming:
             _slim(subject, model, settings)
         dropped = _drop(subject, model, settings.blocks, shape)
         edits += [Edit("drop_blocks", {"names": [row["block"] for row in dropped]})] if dropped else []
@@ -204,9 +204,9 @@ def _slim(subject: Subject, model: VisionModel, settings: PruneChannelsSettings)
         raise InputError("has no batch norm whose scales could be pulled to zero", where=subject.name)
 
     def penalty() -> Tensor:
-        return settings.slim * torch.stack([scale.abs().sum() for scale in scales]).sum()
+        return settings.penalty * torch.stack([scale.abs().sum() for scale in scales]).sum()
 
-    config = retraining(subject, settings.slim_epochs, settings.optimizer)
+    config = retraining(subject, settings.slimming, settings.optimizer)
     retrain(subject, model, config, title="prune-channels, slimming", hooks=Hooks(penalty=penalty))
 
 

@@ -30,8 +30,8 @@ def non_inferiority(baseline: ArrayLike, candidate: ArrayLike, margin: float, z:
             of the claim is 2.5 %.
 
     Returns:
-        ``difference`` (candidate - baseline), ``low``, ``high`` and ``margin`` in points, ``n``, ``seeds``, ``gained`` and
-        ``lost`` (pictures only the candidate, only the baseline has right; of all seeds), ``holds``.
+        ``difference`` (candidate - baseline), ``low``, ``high`` and ``margin`` in points, ``n``, ``seeds``, ``gained``
+        and ``lost`` (pictures only the candidate, only the baseline has right; of all seeds), ``holds``.
 
     Raises:
         ValueError: shapes that differ or no pictures, or a negative margin.

@@ -82,4 +82,6 @@ def quick(settings: type[Settings], prefix: str = "") -> dict[str, Any]:
             found |= quick(inner, f"{prefix}{name}.")
         elif name.endswith(("epochs", "rounds")):
             found[prefix + name] = 1
+        elif name == "measure":  # exports twice to take the time
+            found[prefix + name] = False
     return found

@@ -15,7 +15,7 @@ def _right(n: int, wrong: range) -> np.ndarray:
 
 
 def test_equal_networks_are_not_inferior_and_the_interval_has_a_width() -> None:
-    both = _right(10_000, range(0, 600))
+    both = _right(10_000, range(600))
     found = non_inferiority(both, both, 0.30)
     assert found["difference"] == 0
     assert found["gained"] == found["lost"] == 0
@@ -24,21 +24,21 @@ def test_equal_networks_are_not_inferior_and_the_interval_has_a_width() -> None:
 
 
 def test_few_pictures_prove_nothing() -> None:
-    both = _right(100, range(0, 6))
+    both = _right(100, range(6))
     assert not non_inferiority(both, both, 0.30)["holds"]
 
 
 def test_a_loss_above_the_margin_is_found_and_one_far_within_it_is_not() -> None:
-    dense = _right(10_000, range(0, 600))
-    worse = _right(10_000, range(0, 640))  # 0.40 points
+    dense = _right(10_000, range(600))
+    worse = _right(10_000, range(640))  # 0.40 points
     assert non_inferiority(dense, worse, 0.30)["difference"] == pytest.approx(-0.40)
     assert not non_inferiority(dense, worse, 0.30)["holds"]
-    slightly = _right(10_000, range(0, 605))  # 0.05 points
+    slightly = _right(10_000, range(605))  # 0.05 points
     assert non_inferiority(dense, slightly, 0.30)["holds"]
 
 
 def test_what_counts_is_how_often_they_differ_not_how_often_they_are_wrong() -> None:
-    dense, other = _right(10_000, range(0, 600)), _right(10_000, range(600, 1200))
+    dense, other = _right(10_000, range(600)), _right(10_000, range(600, 1200))
     assert non_inferiority(dense, other, 0.30)["difference"] == 0
     assert not non_inferiority(dense, other, 0.30)["holds"], "1200 disagreements leave a wide interval"
 
@@ -57,7 +57,7 @@ def test_the_interval_is_the_published_one() -> None:
 
 
 def test_seeds_do_not_multiply_the_pictures() -> None:
-    dense, other = _right(2000, range(0, 100)), _right(2000, range(50, 150))
+    dense, other = _right(2000, range(100)), _right(2000, range(50, 150))
     one = non_inferiority(dense, other, 0.3)
     three = non_inferiority(np.stack([dense] * 3), np.stack([other] * 3), 0.3)
     assert three["high"] - three["low"] == pytest.approx(one["high"] - one["low"])
