@@ -250,7 +250,12 @@ def evaluate_any(
 
 
 def export_run(
-    path: Path, *, int8: bool | None = None, out: Path | None = None, threads: int | None = None
+    path: Path,
+    *,
+    int8: bool | None = None,
+    quantising: Mapping[str, Any] | None = None,
+    out: Path | None = None,
+    threads: int | None = None,
 ) -> dict[str, Any]:
     """Export a run folder or a coded file on the data it was trained on; return its record.
 
@@ -261,14 +266,16 @@ def export_run(
         CheckFailed: the export is out of tolerance, or INT8 was demanded and does not hold.
     """
     from danlu.deploy.export import export
+    from danlu.deploy.int8 import Int8Settings
     from danlu.report import build_report
     from danlu.tasks.trained import open_trained
 
+    wanted = apply_overrides(Int8Settings(), quantising or {})
     trained = open_trained(path)
     folder = trained.run
     with folder.locked():
         try:
-            export(trained, data_of(folder), int8=int8, out=out, threads=threads)
+            export(trained, data_of(folder), int8=int8, quantising=wanted, out=out, threads=threads)
         finally:
             if folder.file is None:
                 build_report(folder)

@@ -6,12 +6,11 @@ over the whole validation split, which decides, and the test split, which report
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from danlu.compress.quantize import layer_errors, quantize_onnx
+from danlu.compress.quantize import layer_errors
 from danlu.core import files
 from danlu.core.errors import CheckFailed, InputError
 from danlu.core.log import logger
@@ -19,6 +18,7 @@ from danlu.core.version import __version__
 from danlu.deploy.artifact import ArtifactInfo, sealed
 from danlu.deploy.capture import PREPROCESS_STAGE, STAGE_PREFIX, capture, torch_threads
 from danlu.deploy.graph import IR_VERSION, OPSET, add_fitting, describe
+from danlu.deploy.int8 import Int8Settings, compare_speed, quantise_job
 from danlu.deploy.job import ExportJob
 from danlu.deploy.parity import TOLERANCE, compare_resize
 from danlu.deploy.subjects import LOGITS, ArtifactSubject, threads_of
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CALIBRATION_PICTURES", "export"]
 
-CALIBRATION_PICTURES = 512
+CALIBRATION_PICTURES = Int8Settings().pictures
 _CALIBRATION_BATCH = 64
 _ERROR_PICTURES = 16
 # Where INT8 holds, the errors of single layers are worth this many seconds.
@@ -44,6 +44,7 @@ def export(
     data: Data,
     *,
     int8: bool | None = None,
+    quantising: Int8Settings | None = None,
     out: Path | None = None,
     threads: int | None = None,
 ) -> dict[str, Any]:
@@ -53,6 +54,7 @@ def export(
         run: a run folder, or the network of one that is already open.
         data: the data it was trained on, split as it was then.
         int8: ``None`` delivers INT8 where it holds its accuracy, ``True`` demands it, ``False`` leaves it out.
+        quantising: how INT8 is made and what it may cost.
         out: a folder, or the name of the float32 file (``NAME.onnx``; INT8 becomes ``NAME.int8.onnx``); the run folder
             when not given.
         threads: of PyTorch and ONNX Runtime; those training found best when not given.
@@ -72,13 +74,13 @@ def export(
     target.parent.mkdir(parents=True, exist_ok=True)
     job = ExportJob.open(trained, data, threads_of(trained, threads), target)
     with torch_threads(job.threads):
-        found = _export(job, int8)
+        found = _export(job, int8, quantising or Int8Settings())
     if int8 and not job.parity["int8"]["delivered"]:
         raise CheckFailed(f"INT8 is not delivered: {job.parity['int8']['reason']}")
     return found
 
 
-def _export(job: ExportJob, int8: bool | None) -> dict[str, Any]:
+def _export(job: ExportJob, int8: bool | None, quantising: Int8Settings) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "opset": OPSET,
         "ir_version": IR_VERSION,
@@ -91,7 +93,7 @@ def _export(job: ExportJob, int8: bool | None) -> dict[str, Any]:
     job.parity["in_graph_resize"] = None
     job.record(**facts)  # what is delivered is on record, whatever happens to the rest
     if int8 is not False:
-        _export_int8(job, facts)
+        _export_int8(job, facts, quantising)
     with job.timed("resize"):
         size, picture = job.trained.preprocess.settings.picture_size, job.data.picture
         same = picture.uniform and (picture.height, picture.width) == size
@@ -203,32 +205,30 @@ def _refuse(job: ExportJob, found: dict[str, Any], facts: dict[str, Any]) -> Non
     )
 
 
-def _export_int8(job: ExportJob, facts: dict[str, Any]) -> None:
+def _export_int8(job: ExportJob, facts: dict[str, Any], settings: Int8Settings) -> None:
     """Quantise, compare, and deliver if the accuracy holds."""
-    import onnx
-
     logger.info("export: quantising to INT8")
-    with job.timed("quantise"), tempfile.TemporaryDirectory(prefix="danlu-export-") as folder:
-        target = Path(folder) / "int8.onnx"
-        pictures = job.calibration(CALIBRATION_PICTURES, _CALIBRATION_BATCH)
-        first = STAGE_PREFIX + PREPROCESS_STAGE
+    with job.timed("quantise"):
         try:
-            report = quantize_onnx(job.fp32, target, pictures, float_until=first)
+            made = quantise_job(job, settings, _CALIBRATION_BATCH)
         except InputError as error:
             job.leave_out("int8", job.int8, error.what)
             return
-        model = onnx.load(str(target))
-    facts["quantisation"] = report.to_record()
+    model = made.model
+    facts["quantisation"] = made.to_record(settings.max_drop)
     info = ArtifactInfo.from_metadata({entry.key: entry.value for entry in model.metadata_props}, job.int8.name)
     info = replace(
         info,
         precision="int8",
         stages=_int8_stages(info.stages, model),
-        hashes={**info.hashes, "calibration": report.calibration_hash},
+        hashes={**info.hashes, "calibration": made.report.calibration_hash},
         parity={},
     )
     artifact = ArtifactSubject(sealed(describe(model, info)), job.int8.name, job.threads)
     found, telling = job.compare(artifact)
+    if settings.max_drop is not None:
+        held = -100 * found["validation"]["accuracy_difference"] <= settings.max_drop + 1e-9
+        found["validation"]["passed"] = held and found["validation"]["relative"] is not None
     passed = bool(found["validation"]["passed"])
     with job.timed("layers"):
         rows = layer_errors(
@@ -241,10 +241,12 @@ def _export_int8(job: ExportJob, facts: dict[str, Any]) -> None:
     found["layers"] = [{"layer": row.layer, "error": row.error} for row in rows]
     job.parity["int8"] = {**found, "delivered": passed, "reason": None}
     if not passed:
-        job.leave_out("int8", job.int8, _why_not(found))
+        job.leave_out("int8", job.int8, _why_not(found, settings.max_drop))
         logger.warning("export: INT8 is not delivered: %s", job.parity["int8"]["reason"])
         return
     job.deliver("int8", job.int8, sealed(describe(model, replace(info, parity=_summary(found)))), artifact)
+    with job.timed("speed"):
+        facts["quantisation"]["speed"] = compare_speed(job, artifact)
     points = 100 * found["validation"]["accuracy_difference"]
     logger.info("export: %s holds its accuracy: %+.2f points on validation", job.int8, points)
 
@@ -257,11 +259,12 @@ def _int8_stages(stages: dict[str, str], model: onnx.ModelProto) -> dict[str, st
     return {stage: tensor for stage, tensor in seen.items() if tensor in made}
 
 
-def _why_not(found: dict[str, Any]) -> str:
+def _why_not(found: dict[str, Any], max_drop: float | None) -> str:
     validation = found["validation"]
     layers = ", ".join(f"{row['layer']} ({row['error']:.2g})" for row in found["layers"][:_NAMED_LAYERS])
+    allowed = "the larger of 0.5 points and two pictures" if max_drop is None else f"{max_drop:g} points"
     return (
         f"accuracy on {validation['n']:,} validation pictures falls from {100 * validation['accuracy_a']:.2f} % to "
-        f"{100 * validation['accuracy_b']:.2f} %, by more than the larger of 0.5 points and two pictures; layers that "
+        f"{100 * validation['accuracy_b']:.2f} %, by more than {allowed}; layers that "
         f"move the logits most when quantised alone, as a share of the largest logit: {layers}"
     )

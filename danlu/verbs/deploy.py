@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu import terminal
-from danlu.verbs.common import Common, Output, parity_lines
+from danlu.verbs.common import Common, Output, Pairs, parity_lines
 
 __all__ = ["bench", "evaluate", "export", "parity", "predict", "quantize"]
 
@@ -44,7 +44,14 @@ def evaluate(
 
 
 def quantize(
-    run: Path, /, *, out: Path | None = None, threads: int | None = None, common: Common | None = None
+    run: Path,
+    /,
+    *,
+    max_drop: float | None = None,
+    set: Pairs = None,
+    out: Path | None = None,
+    threads: int | None = None,
+    common: Common | None = None,
 ) -> Output:
     """Write an INT8 artifact and deliver it if it holds its accuracy on validation; exit 1 if it does not.
 
@@ -52,12 +59,18 @@ def quantize(
     ----------
     run
         The run folder.
+    max_drop
+        Points of accuracy on validation it may cost; the layers that hurt most stay in float until it holds.
+    set
+        Set one setting: calibration=auto, min-max, percentile, entropy or mse; pictures=N.
     out
         A folder or the name of the FP32 file, NAME.onnx; by default the run folder.
     threads
         Processor threads.
     """
-    return _export(run, True, out, threads)
+    from danlu.core.settings import parse_overrides
+
+    return _export(run, True, out, threads, {**parse_overrides(set or []), **_drop(max_drop)})
 
 
 def export(
@@ -65,6 +78,7 @@ def export(
     /,
     *,
     int8: bool | None = None,
+    max_drop: float | None = None,
     out: Path | None = None,
     threads: int | None = None,
     common: Common | None = None,
@@ -78,12 +92,14 @@ def export(
     int8
         --int8 demands an INT8 artifact, --no-int8 leaves it out; by default it is delivered where it holds.
         A file that is left out is removed where it stands from before, so that files and record agree.
+    max_drop
+        Points of accuracy on validation INT8 may cost; the layers that hurt most stay in float until it holds.
     out
         A folder or the name of the FP32 file, NAME.onnx; by default the run folder.
     threads
         Processor threads.
     """
-    return _export(run, int8, out, threads)
+    return _export(run, int8, out, threads, _drop(max_drop))
 
 
 def parity(
@@ -160,19 +176,43 @@ def predict(
     return Output(rows, terminal.rows(shown))
 
 
-def _export(run: Path, int8: bool | None, out: Path | None, threads: int | None) -> Output:
+def _drop(max_drop: float | None) -> dict[str, Any]:
+    return {} if max_drop is None else {"max_drop": max_drop}
+
+
+def _export(
+    run: Path, int8: bool | None, out: Path | None, threads: int | None, quantising: Mapping[str, Any]
+) -> Output:
     from danlu.pipeline import export_run
 
-    record = export_run(run, int8=int8, out=out, threads=threads)
+    record = export_run(run, int8=int8, quantising=quantising, out=out, threads=threads)
     rows = [
         {"precision": name, "file": facts["file"], "bytes": facts["bytes"]}
         for name, facts in record["artifacts"].items()
         if facts["file"]
     ]
+    quantised = (record.get("export") or {}).get("quantisation")
     return Output(
-        {"artifacts": record["artifacts"], "parity": record["parity"]},
-        terminal.rows(rows) + "\n" + parity_lines(record),
+        {"artifacts": record["artifacts"], "parity": record["parity"], "quantisation": quantised},
+        "\n".join([terminal.rows(rows), parity_lines(record), *_quantised_lines(quantised)]),
     )
+
+
+def _quantised_lines(found: Mapping[str, Any] | None) -> list[str]:
+    """Return what a person wants to know of a quantisation: the rule, the layers in float and why, whether it pays."""
+    if not found:
+        return []
+    lines = [f"INT8: {len(found['layers'])} layers, ranges by {found['method']}, {found['pictures']} pictures"]
+    rules = ", ".join(f"{row['rule']} {100 * row['accuracy']:.2f} %" for row in found.get("rules", ()))
+    lines += [f"  rules tried: {rules}"] if rules else []
+    lines += [f"  {row['layer']} stays in float: {row['reason']}" for row in found.get("float", ())]
+    if speed := found.get("speed"):
+        word = "slower" if speed["high"] < 1 else "as fast" if speed["low"] <= 1 else "faster"
+        lines.append(
+            f"  {word} than float32 here: {speed['int8_ms']:.3f} ms against {speed['fp32_ms']:.3f} ms a picture, "
+            f"{speed['speedup']:.2f}× ({speed['low']:.2f}–{speed['high']:.2f})"
+        )
+    return lines
 
 
 def _metrics(document: Mapping[str, Any], split: str) -> str:
