@@ -21,6 +21,7 @@ from danlu.deploy.graph import IR_VERSION, OPSET, add_fitting, describe
 from danlu.deploy.int8 import Int8Settings, compare_speed, quantise_job
 from danlu.deploy.job import ExportJob
 from danlu.deploy.parity import TOLERANCE, compare_resize
+from danlu.deploy.quantised import Rounding, roundings, with_roundings, without_rounding
 from danlu.deploy.subjects import LOGITS, ArtifactSubject, threads_of
 from danlu.tasks.trained import Trained, open_trained
 
@@ -88,6 +89,9 @@ def _export(job: ExportJob, int8: bool | None, quantising: Int8Settings) -> dict
         "checkpoint": job.trained.which,
         "quantisation": None,
     }
+    rounding = roundings(job.trained.model)
+    if rounding:
+        return _export_rounded(job, facts, rounding)
     artifact = _export_fp32(job, facts)
     job.leave_out("int8", job.int8, "not asked for" if int8 is False else "not finished")
     job.parity["in_graph_resize"] = None
@@ -203,6 +207,31 @@ def _refuse(job: ExportJob, found: dict[str, Any], facts: dict[str, Any]) -> Non
         f"{found['first_bad_stage']!r}\n  largest logit difference over {validation['n']:,} validation pictures: "
         f"{size}; {validation['flips']} flips that are no ties\n  no artifact is left in {job.fp32.parent}"
     )
+
+
+def _export_rounded(job: ExportJob, facts: dict[str, Any], layers: dict[str, Rounding]) -> dict[str, Any]:
+    """Deliver a network that was trained to be rounded; held to its accuracy, as its inputs may fall either way."""
+    logger.info("export: %s with its integers", job.trained.model_name)
+    with job.timed("capture"):
+        model = with_roundings(_graph(without_rounding(job.trained)), layers)
+    info = replace(_info(job, model), precision="int8")
+    artifact = ArtifactSubject(sealed(describe(model, info)), job.int8.name, job.threads)
+    found, _ = job.compare(artifact)
+    passed = bool(found["validation"]["passed"])
+    job.leave_out("fp32", job.fp32, "the network rounds its inputs: it has no float32 form")
+    job.parity["int8"] = {**found, "layers": [], "delivered": passed, "reason": None}
+    job.parity["in_graph_resize"] = None
+    facts["quantisation"] = {
+        "method": "trained",
+        "layers": [*layers],
+        "bits": {name: [one.bits, one.input_bits] for name, one in layers.items()},
+        "executed": artifact.runtime.describe()["precision"],
+    }
+    if passed:
+        job.deliver("int8", job.int8, sealed(describe(model, replace(info, parity=_summary(found)))), artifact)
+    else:
+        job.leave_out("int8", job.int8, _why_not(found, None))
+    return job.record(**facts)
 
 
 def _export_int8(job: ExportJob, facts: dict[str, Any], settings: Int8Settings) -> None:

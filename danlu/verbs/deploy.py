@@ -202,6 +202,10 @@ def _quantised_lines(found: Mapping[str, Any] | None) -> list[str]:
     """Return what a person wants to know of a quantisation: the rule, the layers in float and why, whether it pays."""
     if not found:
         return []
+    if "bits" in found:
+        bits = sorted({tuple(pair) for pair in found["bits"].values()})
+        kinds = ", ".join(f"{weight} bits with inputs of {read}" for weight, read in bits)
+        return [f"integers: {len(found['layers'])} layers of {kinds}; ONNX Runtime runs them as {found['executed']}"]
     lines = [f"INT8: {len(found['layers'])} layers, ranges by {found['method']}, {found['pictures']} pictures"]
     rules = ", ".join(f"{row['rule']} {100 * row['accuracy']:.2f} %" for row in found.get("rules", ()))
     lines += [f"  rules tried: {rules}"] if rules else []
