@@ -149,7 +149,9 @@ def _input(graph: onnx.GraphProto, reader: onnx.NodeProto, name: str, rounding: 
     step = np.float32(rounding.input_step)
     if rounding.input_bits < 8:
         ends = [(0 - rounding.input_zero) * step, (2**rounding.input_bits - 1 - rounding.input_zero) * step]
-        limits = [_store(graph, f"{name}.input_{end}", np.float32(v)) for end, v in zip(("min", "max"), ends, strict=True)]
+        limits = [
+            _store(graph, f"{name}.input_{end}", np.float32(v)) for end, v in zip(("min", "max"), ends, strict=True)
+        ]
         nodes.append(onnx.helper.make_node("Clip", [source, *limits], [f"{name}.clipped"], name=f"{name}.clip"))
         source = f"{name}.clipped"
     parameters = [
@@ -180,6 +182,4 @@ def _bias(graph: onnx.GraphProto, reader: onnx.NodeProto, value: Any, rounding: 
         _store(graph, f"{stem}.zeros", np.zeros(len(scale), dtype=np.int32)),
     ]
     reader.input[2] = f"{stem}.rounded"
-    return onnx.helper.make_node(
-        "DequantizeLinear", inputs, [reader.input[2]], name=f"{stem}.dequantize", axis=0
-    )
+    return onnx.helper.make_node("DequantizeLinear", inputs, [reader.input[2]], name=f"{stem}.dequantize", axis=0)

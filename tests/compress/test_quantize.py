@@ -243,5 +243,7 @@ def test_the_layer_that_hurts_has_the_least_signal_to_noise(tmp_path: Path) -> N
     quantize_onnx(
         tmp_path / "float.onnx", tmp_path / "kept.onnx", [pictures(64)], float_until="fed", keep_float=["second"]
     )
-    errors = [np.abs(answers(tmp_path / f"{n}.onnx") - answers(tmp_path / "float.onnx")).max() for n in ("int8", "kept")]
+    errors = [
+        np.abs(answers(tmp_path / f"{n}.onnx") - answers(tmp_path / "float.onnx")).max() for n in ("int8", "kept")
+    ]
     assert errors[1] < errors[0] / 10

@@ -60,7 +60,9 @@ def test_the_layer_that_hurts_goes_back_to_float(unfit: Trained, data: Data) -> 
     assert told["tried"][0]["drop"] > 0.3
     # What was measured is what was delivered.
     counts = {row["float_layers"]: row["drop"] for row in told["tried"]}
-    assert counts[len(told["float_layers"])] == pytest.approx(-100 * proof["validation"]["accuracy_difference"], abs=1e-3)
+    assert counts[len(told["float_layers"])] == pytest.approx(
+        -100 * proof["validation"]["accuracy_difference"], abs=1e-3
+    )
 
 
 def test_no_layer_goes_back_where_the_drop_holds(tiny: Trained, captured: Any, data: Data) -> None:
@@ -69,9 +71,7 @@ def test_no_layer_goes_back_where_the_drop_holds(tiny: Trained, captured: Any, d
     assert (told["float_layers"], told["sensitivity"], len(told["tried"])) == ([], [], 1)
 
 
-def test_a_drop_that_cannot_hold_is_said(
-    unfit: Trained, data: Data, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_drop_that_cannot_hold_is_said(unfit: Trained, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     measure = int8._measure
     monkeypatch.setattr(int8, "_measure", lambda *args: (measure(*args)[0] - 0.9, 0.0))
     found = export(unfit, data, quantising=Int8Settings(max_drop=0.3), threads=1)
