@@ -2,10 +2,11 @@
 
     python -m benchmarks.int8 RUN [--rounds 40]
 
-RUN is a trained classifier on CIFAR-10 or any folder of pictures (the row of the issue is ResNet-18 (CIFAR)). Contestants:
-ONNX Runtime float32; ONNX Runtime's ``quantize_static`` with its defaults; NNCF's ``quantize`` with its defaults in
-OpenVINO with its defaults; pt2e with the x86 quantiser where it runs; ours in ONNX Runtime and in OpenVINO, and of these
-two the faster one that keeps its accuracy on validation. Rounds are interleaved; a ratio is taken within a round.
+RUN is a trained classifier on CIFAR-10 or on any folder of pictures; the row of the issue is ResNet-18 (CIFAR). The
+contestants: ONNX Runtime float32; ONNX Runtime's ``quantize_static`` with its defaults; NNCF's ``quantize`` with its
+defaults in OpenVINO with its defaults; pt2e with the x86 quantiser where it runs; ours in ONNX Runtime and in OpenVINO,
+and of these two the faster one that keeps its accuracy on validation. Rounds are interleaved; a ratio is taken within
+a round.
 Writes ``benchmarks/int8.json``.
 """
 

@@ -16,7 +16,7 @@ from danlu.core.errors import CheckFailed, InputError
 from danlu.core.log import logger
 from danlu.core.version import __version__
 from danlu.deploy.artifact import ArtifactInfo, sealed
-from danlu.deploy.capture import PREPROCESS_STAGE, STAGE_PREFIX, capture, torch_threads
+from danlu.deploy.capture import STAGE_PREFIX, capture, torch_threads
 from danlu.deploy.graph import IR_VERSION, OPSET, add_fitting, describe
 from danlu.deploy.int8 import Int8Settings, compare_speed, quantise_job
 from danlu.deploy.job import ExportJob

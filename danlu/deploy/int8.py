@@ -1,4 +1,4 @@
-"""INT8 for ONNX Runtime: which rule calibrates, which layers stay in float until the accuracy holds, and whether it pays.
+"""INT8 for ONNX Runtime: which rule calibrates, which layers stay in float until the accuracy holds, does it pay.
 
 Validation decides everything. With a stated drop, layers go back to float by how much each hurts when it alone is
 quantised (least signal to noise in the logits first), as few as are needed.

@@ -77,7 +77,7 @@ def test_a_drop_that_cannot_hold_is_said(unfit: Trained, data: Data, monkeypatch
     found = export(unfit, data, quantising=Int8Settings(max_drop=0.3), threads=1)
     assert not found["parity"]["int8"]["delivered"]
     assert "by more than 0.3 points" in found["parity"]["int8"]["reason"]
-    with pytest.raises(CheckFailed, match="0.3 points"):
+    with pytest.raises(CheckFailed, match=r"0\.3 points"):
         export(unfit, data, int8=True, quantising=Int8Settings(max_drop=0.3), threads=1)
 
 
