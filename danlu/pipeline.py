@@ -285,6 +285,7 @@ def export_run(
     *,
     to: str = "onnx",
     int8: bool | None = None,
+    quantising: Mapping[str, Any] | None = None,
     bf16: bool = False,
     out: Path | None = None,
     threads: int | None = None,
@@ -310,6 +311,7 @@ def export_run(
         CheckFailed: the export is out of tolerance, or INT8 was demanded and does not hold.
     """
     from danlu.deploy.export import export
+    from danlu.deploy.int8 import Int8Settings
     from danlu.deploy.targets import export_to
     from danlu.report import build_report
     from danlu.tasks.trained import open_trained
@@ -317,13 +319,14 @@ def export_run(
     if int8 and bf16:
         raise InputError("--int8 and --bf16 exclude each other", mend="give one of them")
     precision = "int8" if int8 else "bf16" if bf16 else "fp32"
+    wanted = apply_overrides(Int8Settings(), quantising or {})
     trained = open_trained(path)
     folder = trained.run
     with folder.locked():
         try:
             data = data_of(folder)
             if to == "onnx" and not bf16:
-                export(trained, data, int8=int8, out=out, threads=threads)
+                export(trained, data, int8=int8, quantising=wanted, out=out, threads=threads)
             else:
                 more = {"package": package, "download": download}
                 export_to(trained, data, to, precision=precision, out=out, threads=threads, **more)

@@ -109,33 +109,16 @@ def _divergence(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
     return float((p[held] * np.log(p[held] / np.maximum(q[held], 1e-9))).sum())
 
 
-def measured_tensors(before: onnx.ModelProto, after: onnx.ModelProto) -> dict[str, str]:
-    """Return, for each activation of the quantised graph with a range of its own, where to see its values.
+def measured_tensors(before: onnx.ModelProto, after: onnx.ModelProto) -> list[str]:
+    """Return the activations of the quantised graph ``after`` that have a range of their own, as ``before`` names them.
 
-    Args:
-        before: the float graph.
-        after: the same quantised, e.g. by the rule ``min-max``.
-
-    Returns:
-        name of the tensor the range belongs to -> tensor of ``before`` whose values it must hold; the output of a ReLU
-        where that was folded into the range.
+    Tensors that share a range, as those before and after a maximum pooling do, count once. Where the tool folded a ReLU
+    into a range, the tensor is the output of the ReLU.
     """
     stored = {tensor.name for tensor in after.graph.initializer}
     made = {name for node in before.graph.node for name in node.output} | {v.name for v in before.graph.input}
-    left = {node.name for node in after.graph.node}
-    folded = {
-        node.input[0]: node.output[0]
-        for node in before.graph.node
-        if node.op_type in ("Relu", "Clip") and node.name not in left
-    }
-    found = {}
-    for node in after.graph.node:
-        if node.op_type != "QuantizeLinear" or node.input[0] in stored:
-            continue
-        name = node.input[1].removesuffix("_scale")  # tensors that share a range share this
-        if name in made:
-            found[name] = folded.get(name, name)
-    return found
+    rounded = [n for n in after.graph.node if n.op_type == "QuantizeLinear" and n.input[0] not in stored]
+    return sorted({node.input[1].removesuffix("_scale") for node in rounded} & made)
 
 
 def collect(

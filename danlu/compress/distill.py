@@ -106,20 +106,6 @@ class Distill(Method[DistillSettings]):
         return Compressed(student, edits, report, build=build)
 
 
-def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return T² times the mean cross-entropy of soft-maxima at temperature T, for logits [B, K] of both.
-
-    Its gradient to a logit is T (q - p), about (student - teacher logit) / K where T is large and both have mean zero.
-    """
-    soft = (teacher / temperature).softmax(dim=1)
-    return -(soft * (student / temperature).log_softmax(dim=1)).sum(dim=1).mean() * temperature**2
-
-
-def distillation_loss(student: Tensor, teacher: Tensor, hard_loss: Tensor, temperature: float, hard: float) -> Tensor:
-    """Return ``hard`` · hard_loss + (1 - ``hard``) · :func:`soft_cross_entropy`."""
-    return hard * hard_loss + (1 - hard) * soft_cross_entropy(student, teacher, temperature)
-
-
 def _fresh(name: str, subject: Subject) -> tuple[VisionModel, Mapping[str, Any], tuple[Edit, ...]]:
     """Return a fresh student, how it is made, and its edits: those of the subject where it is of the same kind."""
     classes, channels = len(subject.classes), subject.preprocess.channels

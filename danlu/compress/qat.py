@@ -235,7 +235,9 @@ def _bits(plan: Plan, settings: QatSettings) -> dict[str, int]:
             if name not in plan.layers:
                 raise InputError(f"{key}: {name!r} is no layer that can be quantised", where="qat", allowed=plan.layers)
     ends = {plan.layers[0], plan.layers[-1]} if plan.layers else set()
-    bits = {name: settings.layers.get(name, settings.ends if name in ends else settings.bits) for name in plan.layers}
+    bits: dict[str, int] = {
+        name: settings.layers.get(name, settings.ends if name in ends else settings.bits) for name in plan.layers
+    }
     for name in settings.skip:
         plan.left[name] = "asked for: skip"
         del bits[name]

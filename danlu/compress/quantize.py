@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from danlu.compress import METHODS
 from danlu.compress.calibrate import CALIBRATIONS, choose_range, collect, measured_tensors
+from danlu.compress.islands import unround_inputs
 from danlu.core.errors import InputError
 from danlu.core.files import write_whole
 
@@ -125,10 +126,12 @@ def quantize_onnx(
     able = [node.name for node in model.graph.node if node.op_type in _LAYERS and node.name not in excluded]
     if not able:
         raise InputError("has no layer to quantise", where=str(source), allowed=_LAYERS)
+    keep_float = list(keep_float)
     if unknown := sorted(set(keep_float) - set(able)):
         raise InputError(f"has no layer {unknown[0]!r}", where=str(source), allowed=able)
     quantised = _ruled(model, batches, excluded | set(keep_float), reduce_range, rule)
-    inputs = {node.name: node.input[0] for node in quantised.graph.node}
+    unround_inputs(model, quantised, keep_float)
+    inputs = {node.name: node.input[0] for node in quantised.graph.node if node.input}
     layers = tuple(name for name in able if name not in set(keep_float) and "DequantizeLinear" in inputs[name])
     write_whole(target, quantised.SerializeToString(deterministic=True))
     return QuantizeReport(
@@ -180,8 +183,7 @@ def _ruled(
         return _quantised(model, batches, excluded, reduce_range)
     few = [batches[0][:1]]
     tensors = measured_tensors(model, _quantised(model, few, excluded, reduce_range))
-    seen = collect(model, sorted(set(tensors.values())), batches)
-    ranges = {name: choose_range(seen[measured], rule) for name, measured in tensors.items()}
+    ranges = {name: choose_range(seen, rule) for name, seen in collect(model, tensors, batches).items()}
     return _quantised(model, few, excluded, reduce_range, ranges)
 
 

@@ -1,4 +1,4 @@
-"""INT8 for OpenVINO by NNCF: the float graph goes in with calibration pictures, an OpenVINO model with FakeQuantize out.
+"""INT8 for OpenVINO by NNCF: the float graph goes in with calibration pictures, an OpenVINO model comes out.
 
 Layers keep a float output where that is faster, so that residual sums are exact; a first bias correction makes up for
 the mean error of the rounded weights (NNCF's defaults). With ``max_drop`` and ``score`` the layers that cost most are
@@ -95,8 +95,7 @@ def quantize_openvino(
         raise ValueError("score and max_drop belong together")
     model = _read(ov, source)
     before = _layers(model)
-    if unknown := sorted(set(keep_float) - {name for name, _ in before}):
-        raise InputError(f"has no layer {unknown[0]!r}", where=str(source), allowed=[name for name, _ in before])
+    _check_known(keep_float, [name for name, _ in before], str(source))
     options: dict[str, Any] = {
         "preset": nncf.QuantizationPreset.PERFORMANCE if preset == "performance" else nncf.QuantizationPreset.MIXED,
         "subset_size": len(batches),
@@ -122,12 +121,17 @@ def quantize_openvino(
     )
 
 
+def _check_known(wanted: Iterable[str], names: list[str], where: str) -> None:
+    if unknown := sorted(set(wanted) - set(names)):
+        raise InputError(f"has no layer {unknown[0]!r}", where=where, allowed=names)
+
+
 def _libraries() -> tuple[Any, Any]:
     silence()
     try:
         with _quiet():
-            import nncf
-            import openvino
+            import nncf  # type: ignore[import-untyped, unused-ignore]
+            import openvino  # type: ignore[import-untyped, unused-ignore]
     except ModuleNotFoundError as error:
         raise InputError(f"{error.name} is not installed", where="INT8 for OpenVINO", mend=_INSTALL) from None
     return openvino, nncf
@@ -230,10 +234,13 @@ def _quiet() -> Iterator[None]:
     level, disabled = log.level, log.disabled
     log.setLevel(logging.ERROR)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                yield
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            yield
     finally:
         log.setLevel(level)
         log.disabled = disabled

@@ -6,23 +6,24 @@ over the whole validation split, which decides, and the test split, which report
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from danlu.compress.quantize import layer_errors, quantize_onnx
+from danlu.compress.quantize import layer_errors
 from danlu.core import files
 from danlu.core.errors import CheckFailed, InputError
 from danlu.core.log import logger
 from danlu.core.version import __version__
 from danlu.deploy.activation import MAPS, MEANING, add_activation_maps
 from danlu.deploy.artifact import ArtifactInfo, sealed
-from danlu.deploy.capture import PREPROCESS_STAGE, STAGE_PREFIX, capture, torch_threads
+from danlu.deploy.capture import STAGE_PREFIX, capture, torch_threads
 from danlu.deploy.card import licence_of
 from danlu.deploy.graph import IR_VERSION, OPSET, add_fitting, describe
+from danlu.deploy.int8 import Int8Settings, compare_speed, quantise_job
 from danlu.deploy.job import ExportJob
 from danlu.deploy.parity import TOLERANCE, compare_resize
+from danlu.deploy.quantised import Rounding, roundings, with_roundings, without_rounding
 from danlu.deploy.subjects import LOGITS, ArtifactSubject, threads_of
 from danlu.tasks.trained import Trained, open_trained
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CALIBRATION_BATCH", "CALIBRATION_PICTURES", "check_data", "export", "info_of", "network_graph", "summary"]
 
-CALIBRATION_PICTURES = 512
+CALIBRATION_PICTURES = Int8Settings().pictures
 CALIBRATION_BATCH = 64
 _ERROR_PICTURES = 16
 # Where INT8 holds, the errors of single layers are worth this many seconds.
@@ -46,6 +47,7 @@ def export(
     data: Data,
     *,
     int8: bool | None = None,
+    quantising: Int8Settings | None = None,
     out: Path | None = None,
     threads: int | None = None,
 ) -> dict[str, Any]:
@@ -55,6 +57,7 @@ def export(
         run: a run folder, or the network of one that is already open.
         data: the data it was trained on, split as it was then.
         int8: ``None`` delivers INT8 where it holds its accuracy, ``True`` demands it, ``False`` leaves it out.
+        quantising: how INT8 is made and what it may cost.
         out: a folder, or the name of the float32 file (``NAME.onnx``; INT8 becomes ``NAME.int8.onnx``); the run folder
             when not given.
         threads: of PyTorch and ONNX Runtime; those training found best when not given.
@@ -74,13 +77,13 @@ def export(
     target.parent.mkdir(parents=True, exist_ok=True)
     job = ExportJob.open(trained, data, threads_of(trained, threads), target)
     with torch_threads(job.threads):
-        found = _export(job, int8)
+        found = _export(job, int8, quantising or Int8Settings())
     if int8 and not job.parity["int8"]["delivered"]:
         raise CheckFailed(f"INT8 is not delivered: {job.parity['int8']['reason']}")
     return found
 
 
-def _export(job: ExportJob, int8: bool | None) -> dict[str, Any]:
+def _export(job: ExportJob, int8: bool | None, quantising: Int8Settings) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "opset": OPSET,
         "ir_version": IR_VERSION,
@@ -88,12 +91,15 @@ def _export(job: ExportJob, int8: bool | None) -> dict[str, Any]:
         "checkpoint": job.trained.which,
         "quantisation": None,
     }
+    rounding = roundings(job.trained.model)
+    if rounding:
+        return _export_rounded(job, facts, rounding)
     artifact = _export_fp32(job, facts)
     job.leave_out("int8", job.int8, "not asked for" if int8 is False else "not finished")
     job.parity["in_graph_resize"] = None
     job.record(**facts)  # what is delivered is on record, whatever happens to the rest
     if int8 is not False:
-        _export_int8(job, facts)
+        _export_int8(job, facts, quantising)
     with job.timed("resize"):
         size, picture = job.trained.preprocess.settings.picture_size, job.data.picture
         same = picture.uniform and (picture.height, picture.width) == size
@@ -224,33 +230,56 @@ def _refuse(job: ExportJob, found: dict[str, Any], facts: dict[str, Any]) -> Non
     )
 
 
-def _export_int8(job: ExportJob, facts: dict[str, Any]) -> None:
-    """Quantise, compare, and deliver if the accuracy holds."""
-    import onnx
+def _export_rounded(job: ExportJob, facts: dict[str, Any], layers: dict[str, Rounding]) -> dict[str, Any]:
+    """Deliver a network that was trained to be rounded; held to its accuracy, as its inputs may fall either way."""
+    logger.info("export: %s with its integers", job.trained.model_name)
+    with job.timed("capture"):
+        model = with_roundings(_graph(without_rounding(job.trained)), layers)
+    info = replace(info_of(job, model), precision="int8")
+    artifact = ArtifactSubject(sealed(describe(model, info)), job.int8.name, job.threads)
+    found, _ = job.compare(artifact)
+    passed = bool(found["validation"]["passed"])
+    job.leave_out("fp32", job.fp32, "the network rounds its inputs: it has no float32 form")
+    job.parity["int8"] = {**found, "layers": [], "delivered": passed, "reason": None}
+    job.parity["in_graph_resize"] = None
+    facts["quantisation"] = {
+        "method": "trained",
+        "layers": [*layers],
+        "bits": {name: [one.bits, one.input_bits] for name, one in layers.items()},
+        "executed": artifact.runtime.describe()["precision"],
+    }
+    if passed:
+        job.deliver("int8", job.int8, sealed(describe(model, replace(info, parity=summary(found), golden=job.golden(artifact)))), artifact)
+    else:
+        job.leave_out("int8", job.int8, _why_not(found, None))
+    return job.record(**facts)
 
+
+def _export_int8(job: ExportJob, facts: dict[str, Any], settings: Int8Settings) -> None:
+    """Quantise, compare, and deliver if the accuracy holds."""
     logger.info("export: quantising to INT8")
-    with job.timed("quantise"), tempfile.TemporaryDirectory(prefix="danlu-export-") as folder:
-        target = Path(folder) / "int8.onnx"
-        pictures = job.calibration(CALIBRATION_PICTURES, CALIBRATION_BATCH)
-        first = STAGE_PREFIX + PREPROCESS_STAGE
+    with job.timed("quantise"):
         try:
-            report = quantize_onnx(job.fp32, target, pictures, float_until=first)
+            made = quantise_job(job, settings, CALIBRATION_BATCH)
         except InputError as error:
             job.leave_out("int8", job.int8, error.what)
             return
-        model = onnx.load(str(target))
-    facts["quantisation"] = report.to_record()
+    model = made.model
+    facts["quantisation"] = made.to_record(settings.max_drop)
     info = ArtifactInfo.from_metadata({entry.key: entry.value for entry in model.metadata_props}, job.int8.name)
     info = replace(
         info,
         precision="int8",
         stages=_int8_stages(info.stages, model),
-        hashes={**info.hashes, "calibration": report.calibration_hash},
+        hashes={**info.hashes, "calibration": made.report.calibration_hash},
         parity={},
         golden=None,
     )
     artifact = ArtifactSubject(sealed(describe(model, info)), job.int8.name, job.threads)
     found, telling = job.compare(artifact)
+    if settings.max_drop is not None:
+        held = -100 * found["validation"]["accuracy_difference"] <= settings.max_drop + 1e-9
+        found["validation"]["passed"] = held and found["validation"]["relative"] is not None
     passed = bool(found["validation"]["passed"])
     with job.timed("layers"):
         rows = layer_errors(
@@ -263,7 +292,7 @@ def _export_int8(job: ExportJob, facts: dict[str, Any]) -> None:
     found["layers"] = [{"layer": row.layer, "error": row.error} for row in rows]
     job.parity["int8"] = {**found, "delivered": passed, "reason": None}
     if not passed:
-        job.leave_out("int8", job.int8, _why_not(found))
+        job.leave_out("int8", job.int8, _why_not(found, settings.max_drop))
         logger.warning("export: INT8 is not delivered: %s", job.parity["int8"]["reason"])
         return
     job.deliver(
@@ -272,6 +301,8 @@ def _export_int8(job: ExportJob, facts: dict[str, Any]) -> None:
         sealed(describe(model, replace(info, parity=summary(found), golden=job.golden(artifact)))),
         artifact,
     )
+    with job.timed("speed"):
+        facts["quantisation"]["speed"] = compare_speed(job, artifact)
     points = 100 * found["validation"]["accuracy_difference"]
     logger.info("export: %s holds its accuracy: %+.2f points on validation", job.int8, points)
 
@@ -284,13 +315,14 @@ def _int8_stages(stages: dict[str, str], model: onnx.ModelProto) -> dict[str, st
     return {stage: tensor for stage, tensor in seen.items() if tensor in made}
 
 
-def _why_not(found: dict[str, Any]) -> str:
+def _why_not(found: dict[str, Any], max_drop: float | None) -> str:
     validation = found["validation"]
     lost = f"falls by {-100 * validation['accuracy_difference']:.2f} points"
     if validation["accuracy_a"] is not None:
         lost = f"falls from {100 * validation['accuracy_a']:.2f} % to {100 * validation['accuracy_b']:.2f} %"
     layers = ", ".join(f"{row['layer']} ({row['error']:.2g})" for row in found["layers"][:_NAMED_LAYERS])
+    allowed = "the larger of 0.5 points and two pictures" if max_drop is None else f"{max_drop:g} points"
     return (
-        f"accuracy on {validation['n']:,} validation pictures {lost}, by more than the larger of 0.5 points and two "
-        f"pictures; layers that move the logits most when quantised alone, as a share of the largest logit: {layers}"
+        f"accuracy on {validation['n']:,} validation pictures {lost}, by more than {allowed}; layers that "
+        f"move the logits most when quantised alone, as a share of the largest logit: {layers}"
     )

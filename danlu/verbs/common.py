@@ -14,9 +14,20 @@ from cyclopts import Parameter
 from danlu import terminal
 from danlu.core.errors import InputError
 
-__all__ = ["Common", "Flag", "Output", "Training", "overrides_of", "parity_lines", "requested_of", "run_output"]
+__all__ = [
+    "Common",
+    "Flag",
+    "Output",
+    "Pairs",
+    "Training",
+    "overrides_of",
+    "parity_lines",
+    "requested_of",
+    "run_output",
+]
 
 Flag = Annotated[bool, Parameter(negative="")]
+Pairs = Annotated[list[str] | None, Parameter(negative="", consume_multiple=False)]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from danlu import terminal
 from danlu.core.errors import InputError
-from danlu.verbs.common import Common, Flag, Output, parity_lines
+from danlu.verbs.common import Common, Flag, Output, Pairs, parity_lines
 
 __all__ = ["evaluate", "export", "parity", "predict", "quantize", "serve"]
 
@@ -45,7 +45,14 @@ def evaluate(
 
 
 def quantize(
-    run: Path, /, *, out: Path | None = None, threads: int | None = None, common: Common | None = None
+    run: Path,
+    /,
+    *,
+    max_drop: float | None = None,
+    set: Pairs = None,
+    out: Path | None = None,
+    threads: int | None = None,
+    common: Common | None = None,
 ) -> Output:
     """Write an INT8 artifact and deliver it if it holds its accuracy on validation; exit 1 if it does not.
 
@@ -53,12 +60,18 @@ def quantize(
     ----------
     run
         The run folder.
+    max_drop
+        Points of accuracy on validation it may cost; the layers that hurt most stay in float until it holds.
+    set
+        Set one setting: calibration=auto, min-max, percentile, entropy or mse; pictures=N.
     out
         A folder or the name of the FP32 file, NAME.onnx; by default the run folder.
     threads
         Processor threads.
     """
-    return _export(run, True, out, threads)
+    from danlu.core.settings import parse_overrides
+
+    return _export(run, True, out, threads, {**parse_overrides(set or []), **_drop(max_drop)})
 
 
 def export(
@@ -93,7 +106,8 @@ def export(
     best
         Try every runtime, precision and number of threads, and choose the fastest that holds its accuracy.
     max_drop
-        For --best: points of accuracy it may lose on validation; by default 0.3.
+        Points of accuracy on validation INT8 may cost; the layers that hurt most stay in float until it holds. With
+        --best, points that a form may lose to be chosen; by default 0.3.
     batch
         For --best: pictures in one call; by default 32, 1 is the single stream.
     out
@@ -116,9 +130,12 @@ def export(
             "--package": package,
         }
         return export_best(run, others, max_drop=max_drop, batch=batch, out=out, threads=threads)
-    if max_drop is not None or batch is not None:
-        raise InputError("is for --best", where="--batch" if max_drop is None else "--max-drop", mend="add --best")
-    return _export(run, int8, out, threads, to=to, bf16=bf16, package=package, download=download)
+    if batch is not None:
+        raise InputError("is for --best", where="--batch", mend="add --best")
+    if max_drop is not None and (to != "onnx" or bf16 or int8 is False):
+        raise InputError("is for INT8 in ONNX, and for --best", where="--max-drop", mend="leave it out")
+    more = {"to": to, "bf16": bf16, "package": package, "download": download}
+    return _export(run, int8, out, threads, _drop(max_drop), **more)
 
 
 def parity(
@@ -223,19 +240,47 @@ def serve(
     return Output({"artifact": str(artifact)}, f"{artifact}: the server has ended")
 
 
-def _export(run: Path, int8: bool | None, out: Path | None, threads: int | None, **more: Any) -> Output:
+def _drop(max_drop: float | None) -> dict[str, Any]:
+    return {} if max_drop is None else {"max_drop": max_drop}
+
+
+def _export(
+    run: Path, int8: bool | None, out: Path | None, threads: int | None, quantising: Mapping[str, Any], **more: Any
+) -> Output:
     from danlu.pipeline import export_run
 
-    record = export_run(run, int8=int8, out=out, threads=threads, **more)
+    record = export_run(run, int8=int8, quantising=quantising, out=out, threads=threads, **more)
     rows = [
         {"precision": name, "file": facts["file"], "bytes": facts["bytes"]}
         for name, facts in record["artifacts"].items()
         if facts["file"]
     ]
+    quantised = (record.get("export") or {}).get("quantisation")
     return Output(
-        {"artifacts": record["artifacts"], "parity": record["parity"]},
-        terminal.rows(rows) + "\n" + parity_lines(record),
+        {"artifacts": record["artifacts"], "parity": record["parity"], "quantisation": quantised},
+        "\n".join([terminal.rows(rows), parity_lines(record), *_quantised_lines(quantised)]),
     )
+
+
+def _quantised_lines(found: Mapping[str, Any] | None) -> list[str]:
+    """Return what a person wants to know of a quantisation: the rule, the layers in float and why, whether it pays."""
+    if not found:
+        return []
+    if "bits" in found:
+        bits = sorted({tuple(pair) for pair in found["bits"].values()})
+        kinds = ", ".join(f"{weight} bits with inputs of {read}" for weight, read in bits)
+        return [f"integers: {len(found['layers'])} layers of {kinds}; ONNX Runtime runs them as {found['executed']}"]
+    lines = [f"INT8: {len(found['layers'])} layers, ranges by {found['method']}, {found['pictures']} pictures"]
+    rules = ", ".join(f"{row['rule']} {100 * row['accuracy']:.2f} %" for row in found.get("rules", ()))
+    lines += [f"  rules tried: {rules}"] if rules else []
+    lines += [f"  {row['layer']} stays in float: {row['reason']}" for row in found.get("float", ())]
+    if speed := found.get("speed"):
+        word = "slower" if speed["high"] < 1 else "as fast" if speed["low"] <= 1 else "faster"
+        lines.append(
+            f"  {word} than float32 here: {speed['int8_ms']:.3f} ms against {speed['fp32_ms']:.3f} ms a picture, "
+            f"{speed['speedup']:.2f}× ({speed['low']:.2f}–{speed['high']:.2f})"
+        )
+    return lines
 
 
 def _metrics(document: Mapping[str, Any], split: str) -> str:

@@ -57,7 +57,8 @@ class Quantised:
     @property
     def weight(self) -> Tensor:
         """The weight in float32: integers times steps."""
-        return self.integers.float() * self.steps.view(-1, *[1] * (len(self.weight_shape) - 1))
+        value: Tensor = self.integers.float() * self.steps.view(-1, *[1] * (len(self.weight_shape) - 1))
+        return value
 
     @property
     def integers(self) -> Tensor:
@@ -84,7 +85,8 @@ def _mixed(mixin: type, kind: type[nn.Module]) -> type[nn.Module]:
 
 def swap(layer: nn.Module, mixin: type) -> None:
     """Give ``layer`` the behaviour of ``mixin`` in front of its own; its tensors stay."""
-    object.__setattr__(layer, "__class__", _mixed(mixin, getattr(type(layer), "kind", type(layer))))
+    kind: Any = getattr(type(layer), "kind", type(layer))
+    object.__setattr__(layer, "__class__", _mixed(mixin, kind))
 
 
 def plain(layer: nn.Module) -> None:
@@ -148,7 +150,7 @@ def _replace(layer: nn.Module, weight_bits: int, input_bits: int, with_bias: boo
     layer.register_buffer("input_step", torch.ones(1, device=device))
     layer.register_buffer("input_zero", torch.zeros(1, device=device))
     if with_bias:
-        if layer.bias is not None:
+        if cast(Any, layer).bias is not None:
             raise InputError("a layer that has a bias gets another")
         layer.register_parameter("bias", nn.Parameter(torch.zeros(shape[0], device=device)))
 
