@@ -289,8 +289,9 @@ def export_run(
             if to == "onnx" and not bf16:
                 export(trained, data, int8=int8, out=out, threads=threads)
             else:
-                more = {"package": package, "download": download}
-                export_to(trained, data, to, precision=precision, out=out, threads=threads, **more)
+                export_to(
+                    trained, data, to, precision=precision, out=out, threads=threads, package=package, download=download
+                )
         finally:
             build_report(folder)
     return folder.read_record()

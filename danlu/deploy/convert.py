@@ -83,7 +83,9 @@ def to_ncnn(model: onnx.ModelProto, info: ArtifactInfo) -> Converted:
                 command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=_SECONDS, check=False
             )
         except subprocess.TimeoutExpired:
-            raise CheckFailed(f"{info.model} cannot be converted to ncnn: pnnx gave up after {_SECONDS:.0f} s") from None
+            raise CheckFailed(
+                f"{info.model} cannot be converted to ncnn: pnnx gave up after {_SECONDS:.0f} s"
+            ) from None
         made = {"model.param": source.with_suffix(".ncnn.param"), "model.bin": source.with_suffix(".ncnn.bin")}
         if ended.returncode or not all(path.is_file() for path in made.values()):
             raise CheckFailed(f"{info.model} cannot be converted to ncnn: {_telling(ended.stderr + ended.stdout)}")

@@ -17,8 +17,8 @@ from danlu.core.errors import CheckFailed, InputError
 from danlu.core.log import logger
 from danlu.core.version import __version__
 from danlu.deploy.artifact import ArtifactInfo, sealed
-from danlu.deploy.card import licence_of
 from danlu.deploy.capture import PREPROCESS_STAGE, STAGE_PREFIX, capture, torch_threads
+from danlu.deploy.card import licence_of
 from danlu.deploy.graph import IR_VERSION, OPSET, add_fitting, describe
 from danlu.deploy.job import ExportJob
 from danlu.deploy.parity import TOLERANCE, compare_resize
@@ -204,7 +204,8 @@ def _refuse(job: ExportJob, found: dict[str, Any], facts: dict[str, Any]) -> Non
     cause = f"\n  likely cause: {finding['cause']}" if finding.get("cause") else ""
     raise CheckFailed(
         f"{job.trained.model_name}: the ONNX form does not answer as PyTorch does; it differs first at stage "
-        f"{found['first_bad_stage']!r}{cause}\n  largest logit difference over {validation['n']:,} validation pictures: "
+        f"{found['first_bad_stage']!r}{cause}\n  largest logit difference over {validation['n']:,} validation "
+        f"pictures: "
         f"{size}; {validation['flips']} flips that are no ties\n  no artifact is left in {job.fp32.parent}"
     )
 
@@ -251,7 +252,12 @@ def _export_int8(job: ExportJob, facts: dict[str, Any]) -> None:
         job.leave_out("int8", job.int8, _why_not(found))
         logger.warning("export: INT8 is not delivered: %s", job.parity["int8"]["reason"])
         return
-    job.deliver("int8", job.int8, sealed(describe(model, replace(info, parity=summary(found), golden=job.golden(artifact)))), artifact)
+    job.deliver(
+        "int8",
+        job.int8,
+        sealed(describe(model, replace(info, parity=summary(found), golden=job.golden(artifact)))),
+        artifact,
+    )
     points = 100 * found["validation"]["accuracy_difference"]
     logger.info("export: %s holds its accuracy: %+.2f points on validation", job.int8, points)
 

@@ -1,8 +1,8 @@
 """Where two forms of a network part, and why: the first step that differs, from the file to the probabilities.
 
-The steps are decode, colour order, resize, crop, normalise, each named stage of the network, logits, post-processing and
-batch. The values decide whether and where; the cause is what explains them: what the runtime really executed, the layer
-whose weights or settings differ, or what was done to the values.
+The steps are decode, colour order, resize, crop, normalise, each named stage of the network, logits, post-processing
+and batch. The values decide whether and where; the cause is what explains them: what the runtime really executed, the
+layer whose weights or settings differ, or what was done to the values.
 """
 
 from __future__ import annotations
@@ -243,7 +243,9 @@ def _explained(
     size = (row["max_abs"], row["relative"])
     executed = b.executed()
     if b.precision == "fp32" and executed is not None and executed not in ("fp32", "no layers"):
-        return Finding(_step(stage), *size, f"silent {executed.split()[0]}: the runtime computes in {executed}, not fp32")
+        return Finding(
+            _step(stage), *size, f"silent {executed.split()[0]}: the runtime computes in {executed}, not fp32"
+        )
     if stage == _INPUT:
         step, cause = input_cause(wanted, given)
         return Finding(step, *size, cause)

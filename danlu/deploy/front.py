@@ -115,7 +115,7 @@ def graph_front(model: onnx.ModelProto, size: tuple[int, int], channels: int) ->
 
 
 def compare_fronts(a: Front, b: Front, sources: Sequence[Any]) -> list[FrontRow]:
-    """Compare step by step on pictures (files, bytes or pixels) and on resized forms of them; the reference is ``a``."""
+    """Compare step by step on pictures (files, bytes or pixels) and resized forms of them; ``a`` is the reference."""
     worst: dict[str, FrontRow] = {step: FrontRow(step, 0.0, 0.0, True, "") for step in STEPS}
     for source in sources:
         values = [source, *a.trace(source)]
@@ -150,9 +150,9 @@ def _compare(a: Front, b: Front, values: list[Any], first: int, source: Any, wor
             continue
         row = _row(step, given, wanted, found, source)
         kept = worst[step]
-        if not row.within and (kept.within or (row.levels or 1e9) > (kept.levels or 1e9)):
-            worst[step] = row
-        elif row.within and kept.within and (row.levels or 0) > (kept.levels or 0):
+        if (not row.within and (kept.within or (row.levels or 1e9) > (kept.levels or 1e9))) or (
+            row.within and kept.within and (row.levels or 0) > (kept.levels or 0)
+        ):
             worst[step] = row
 
 
@@ -236,7 +236,11 @@ def _resizes(picture: Pixels, height: int, width: int) -> Iterator[tuple[str, ND
     """Yield resized forms by the name of what differs from the antialiased bilinear one."""
     image = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
     filters = {"nearest": Image.Resampling.NEAREST, "bicubic": Image.Resampling.BICUBIC}
-    filters |= {"box (area)": Image.Resampling.BOX, "Lanczos": Image.Resampling.LANCZOS, "Hamming": Image.Resampling.HAMMING}
+    filters |= {
+        "box (area)": Image.Resampling.BOX,
+        "Lanczos": Image.Resampling.LANCZOS,
+        "Hamming": Image.Resampling.HAMMING,
+    }
     yield "antialias: bilinear without antialiasing", _plain_bilinear(picture, height, width, corners=False)
     for name, resample in filters.items():
         sized = np.asarray(image.resize((width, height), resample)).reshape(height, width, -1)

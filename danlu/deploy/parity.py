@@ -219,7 +219,7 @@ def _opened(source: Path | str | Trained | Subject, threads: int, guide: Subject
                 mend = "give the run or the artifact first, the foreign file second"
                 raise InputError("is a foreign ONNX file, and cannot be the reference", where=str(source), mend=mend)
             return ForeignSubject(data, str(source), guide, threads)
-    return open_subject(cast("Path | str | Trained", source), threads)
+    return open_subject(source, threads)
 
 
 def _parity(first: Subject, second: Subject, data: Data) -> dict[str, Any]:
@@ -285,6 +285,6 @@ def _no_answer(ours: Logits, labels: NDArray[np.int64], error: Exception) -> dic
 
 
 def sources_of(dataset: Dataset, most: int = _FRONT_PICTURES) -> list[Any]:
-    """Return up to ``most`` picture files or pixels of a data set, evenly spread: what the first steps are compared on."""
+    """Return up to ``most`` picture files or pixels of a data set, evenly spread, for the first steps."""
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(most, len(dataset))).round().astype(np.int64))
     return [dataset[index].picture for index in chosen.tolist()]

@@ -144,7 +144,6 @@ class EagerSubject:
         named = {name.removeprefix(self._prefix): _array(value) for name, value in staged.items()}
         return {**named, LOGITS: _array(values[LOGITS])}
 
-
     def probabilities(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return probabilities [B, K] for uint8 pictures [B, h, w, C]."""
         return softmax(self.logits(pictures))
@@ -171,7 +170,8 @@ class EagerSubject:
             from danlu.deploy.capture import capture
 
             self._graphs[folded] = capture(self._trained, folded=folded)
-        return self._graphs[folded]
+        found: onnx.ModelProto = self._graphs[folded]
+        return found
 
     def executed(self) -> str | None:
         """Return the precision that is really executed, where that can be known."""
