@@ -111,28 +111,9 @@ def model_card(info: ArtifactInfo, name: str, runtime: str = "ONNX Runtime") -> 
         "",
         "## Limits",
         "",
-        (
-            "Measured on pictures like those it was trained on; of others these figures say nothing. It
-            names
-           
-            one
-           
-            of its
-            " "classes for every picture, also for one that shows none of them."
-     
-      
-       
-      
-       
-     
-      
-       
-        ),
-       
-       
+        "Measured on pictures like those it was trained on; of others these figures say nothing.",
+        "It names one of its classes for every picture, also for one that shows none of them.",
         "",
-  
-   
     ]
     return "\n".join(lines)
 
