@@ -212,9 +212,11 @@ def _opened(source: Path | str | Trained | Subject, threads: int, guide: Subject
         return cast("Subject", source)
     if isinstance(source, Path | str) and Path(source).is_file():
         from danlu.deploy.foreign import ForeignSubject, is_foreign
+        from danlu.deploy.hostile import load_unknown
 
         data = read_bytes(Path(source))
         if is_foreign(parse_model(data, str(source))):
+            load_unknown(Path(source))
             if guide is None:
                 mend = "give the run or the artifact first, the foreign file second"
                 raise InputError("is a foreign ONNX file, and cannot be the reference", where=str(source), mend=mend)
