@@ -31,8 +31,8 @@ Usage: danlu VERB …          danlu VERB --help
   eval RUN|ARTIFACT DATA      metrics with intervals, confusion matrix, worst samples
   analyze MODEL|RUN           parameters, multiply-adds, memory, time per layer
   compress quantize RUN       INT8, or the layers that stand against it
-  export RUN                  one ONNX file, with its parity proof
-  parity A B DATA             whether two models agree, and the first stage that does not
+  export RUN                  one ONNX file, or --to openvino|ncnn|web|triton, with its parity proof
+  parity A B DATA             whether two models agree, the first stage that does not, and why
   bench RUN                   latency of PyTorch and ONNX Runtime, side by side
   predict ARTIFACT PICTURE…   classes of pictures; needs no torch
   report RUN                  write report.html again
