@@ -198,7 +198,11 @@ def _build_converted(
 ) -> dict[str, Any]:
     info = replace(info, precision=wanted.precision)
     describe(model, info)
-    converted = _quantised(job, model, info) if wanted.precision == "int8" else _CONVERTERS[wanted.to](model, info)
+    if wanted.precision == "int8":
+        converted, digest = _quantised(job, model)
+        info = replace(info, hashes={**info.hashes, "calibration": digest})
+    else:
+        converted = _CONVERTERS[wanted.to](model, info)
 
     def write(told: ArtifactInfo) -> None:
         contents = {**converted.contents, "README.md": model_card(told, wanted.path.name, _TITLES[wanted.to]).encode()}
@@ -241,8 +245,8 @@ def _compare(job: ExportJob, subject: Subject, wanted: _Wanted) -> dict[str, Any
     )
 
 
-def _quantised(job: ExportJob, model: onnx.ModelProto, info: ArtifactInfo) -> Converted:
-    """Quantise the float32 form with OpenVINO's own tool; training pictures calibrate."""
+def _quantised(job: ExportJob, model: onnx.ModelProto) -> tuple[Converted, str]:
+    """Quantise the float32 form with OpenVINO's own tool; training pictures calibrate, their hash is returned too."""
     from danlu.deploy.export import CALIBRATION_BATCH, CALIBRATION_PICTURES
 
     try:
@@ -254,10 +258,10 @@ def _quantised(job: ExportJob, model: onnx.ModelProto, info: ArtifactInfo) -> Co
     with tempfile.TemporaryDirectory(prefix="danlu-int8-") as folder:
         source, target = Path(folder) / "model.onnx", Path(folder) / "int8"
         source.write_bytes(without_fitting(model).SerializeToString())
-        quantize(source, job.calibration(CALIBRATION_PICTURES, CALIBRATION_BATCH), target)
+        report = quantize(source, job.calibration(CALIBRATION_PICTURES, CALIBRATION_BATCH), target)
         contents = {
             name: next(iter(sorted(target.rglob(f"*{Path(name).suffix}")))).read_bytes()
             for name in ("model.xml", "model.bin")
         }
         shutil.rmtree(target)
-    return Converted(contents, ("fitting",), {})
+    return Converted(contents, ("fitting",), {}), str(report.calibration_hash)

@@ -217,3 +217,14 @@ def test_metadata_survives_and_is_json(lenet: tuple[Path, dict[str, Any]], tmp_p
     older = open_subject(tmp_path / "older.onnx", 1)
     assert older.info.golden is None  # type: ignore[attr-defined]
     assert FolderSubject  # a folder and a file are opened by the same function
+
+
+def test_openvino_int8(tiny: Trained, translated: onnx.ModelProto, data: Data) -> None:
+    """Where the quantiser is part of this version and NNCF is installed."""
+    pytest.importorskip("danlu.compress.quantize_openvino", reason="this version has no INT8 for OpenVINO")
+    pytest.importorskip("nncf", reason="nncf is not installed")
+    found = export_to(tiny, data, "openvino", precision="int8", threads=1)
+    folder = read_folder(tiny.run.path / "model.openvino.int8", "openvino")
+    assert folder.info.precision == "int8"
+    assert len(folder.info.hashes["calibration"]) == 64
+    assert "int8" in found["parity"]["openvino int8"]["executed"]["precision"]
