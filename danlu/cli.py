@@ -32,8 +32,8 @@ Usage: danlu VERB …          danlu VERB --help
   analyze MODEL|RUN           parameters, multiply-adds, memory, time per layer
   compress METHOD RUN         a smaller network as one coded file, NAME.dlz: deep, entropy, prune, share
   compress quantize RUN       INT8, or the layers that stand against it
-  export RUN                  one ONNX file, with its parity proof
-  parity A B DATA             whether two models agree, and the first stage that does not
+  export RUN                  one ONNX file, or --to openvino|ncnn|web|triton, with its parity proof
+  parity A B DATA             whether two models agree, the first stage that does not, and why
   bench RUN|ARTIFACT…         latency, throughput, rate that holds, memory: side by side
   predict ARTIFACT PICTURE…   classes of pictures; needs no torch
   serve ARTIFACT              the same over HTTP, with a page to try it; needs no torch

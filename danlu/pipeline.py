@@ -328,8 +328,9 @@ def export_run(
             if to == "onnx" and not bf16:
                 export(trained, data, int8=int8, quantising=wanted, out=out, threads=threads)
             else:
-                more = {"package": package, "download": download}
-                export_to(trained, data, to, precision=precision, out=out, threads=threads, **more)
+                export_to(
+                    trained, data, to, precision=precision, out=out, threads=threads, package=package, download=download
+                )
         finally:
             if folder.file is None:
                 build_report(folder)

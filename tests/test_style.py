@@ -31,7 +31,13 @@ TORCH_FREE = [
     "danlu.data.formats",
     "danlu.data.load",
     "danlu.report",
+    "danlu.deploy.folder",
+    "danlu.deploy.foreign",
+    "danlu.deploy.hostile",
+    "danlu.deploy.runtimes.ncnn",
     "danlu.deploy.runtimes.onnxruntime",
+    "danlu.deploy.runtimes.openvino",
+    "danlu.deploy.web",
     "danlu.deploy.predict",
     "danlu.train.settings",
 ]

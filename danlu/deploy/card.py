@@ -69,9 +69,9 @@ def card_of(path: Path) -> Path:
 
 
 def model_card(info: ArtifactInfo, name: str, runtime: str = "ONNX Runtime") -> str:
-    """Return the model card as Markdown: what it is, what it takes and gives, what was proved, what it may be used for."""
+    """Return the model card as Markdown: what it is, what it takes and gives, what was proved, its limits."""
     height, width = info.picture_size
-    licence = info.licence or {}
+    licence, colours = info.licence or {}, "grey" if info.channels == 1 else "RGB"
     lines = [
         f"# {name}",
         "",
@@ -79,8 +79,10 @@ def model_card(info: ArtifactInfo, name: str, runtime: str = "ONNX Runtime") -> 
         "",
         "## In and out",
         "",
-        f"- takes uint8 pictures `[batch, height, width, {info.channels}]`, {'grey' if info.channels == 1 else 'RGB'}; "
-        f"resized and cropped to {height} × {width} and normalised inside",
+        (
+            f"- takes uint8 pictures `[batch, height, width, {info.channels}]`, {colours}; "
+            f"resized and cropped to {height} × {width} and normalised inside"
+        ),
         *(
             f"- gives `{output['name']}` [batch, {len(info.classes)}]: {output.get('meaning', '')}"
             for output in info.outputs
@@ -109,8 +111,8 @@ def model_card(info: ArtifactInfo, name: str, runtime: str = "ONNX Runtime") -> 
         "",
         "## Limits",
         "",
-        "Measured on pictures like those it was trained on; of others these figures say nothing. It names one of its "
-        "classes for every picture, also for one that shows none of them.",
+        "Measured on pictures like those it was trained on; of others these figures say nothing.",
+        "It names one of its classes for every picture, also for one that shows none of them.",
         "",
     ]
     return "\n".join(lines)

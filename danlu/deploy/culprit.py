@@ -1,4 +1,4 @@
-"""The likely cause of a difference, read off the values alone: what was done to ``a`` so that it became ``b``. Torch-free.
+"""The likely cause of a difference, read off the values alone: what made ``b`` of ``a``. Torch-free.
 
 A cause is a hypothesis that was tried and explains the values; where none does, nothing is claimed.
 """

@@ -225,7 +225,8 @@ def _refuse(job: ExportJob, found: dict[str, Any], facts: dict[str, Any]) -> Non
     cause = f"\n  likely cause: {finding['cause']}" if finding.get("cause") else ""
     raise CheckFailed(
         f"{job.trained.model_name}: the ONNX form does not answer as PyTorch does; it differs first at stage "
-        f"{found['first_bad_stage']!r}{cause}\n  largest logit difference over {validation['n']:,} validation pictures: "
+        f"{found['first_bad_stage']!r}{cause}\n  largest logit difference over {validation['n']:,} validation "
+        f"pictures: "
         f"{size}; {validation['flips']} flips that are no ties\n  no artifact is left in {job.fp32.parent}"
     )
 
@@ -234,7 +235,7 @@ def _export_rounded(job: ExportJob, facts: dict[str, Any], layers: dict[str, Rou
     """Deliver a network that was trained to be rounded; held to its accuracy, as its inputs may fall either way."""
     logger.info("export: %s with its integers", job.trained.model_name)
     with job.timed("capture"):
-        model = with_roundings(_graph(without_rounding(job.trained)), layers)
+        model = with_roundings(network_graph(without_rounding(job.trained)), layers)
     info = replace(info_of(job, model), precision="int8")
     artifact = ArtifactSubject(sealed(describe(model, info)), job.int8.name, job.threads)
     found, _ = job.compare(artifact)

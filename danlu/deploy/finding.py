@@ -1,8 +1,8 @@
 """Where two forms of a network part, and why: the first step that differs, from the file to the probabilities.
 
-The steps are decode, colour order, resize, crop, normalise, each named stage of the network, logits, post-processing and
-batch. The values decide whether and where; the cause is what explains them: what the runtime really executed, the layer
-whose weights or settings differ, or what was done to the values.
+The steps are decode, colour order, resize, crop, normalise, each named stage of the network, logits, post-processing
+and batch. The values decide whether and where; the cause is what explains them: what the runtime really executed, the
+layer whose weights or settings differ, or what was done to the values.
 """
 
 from __future__ import annotations

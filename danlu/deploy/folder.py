@@ -93,7 +93,8 @@ def read_folder(path: Path, runtime: str | None = None) -> Folder:
     """Read an artifact's folder and check every file it names.
 
     Raises:
-        InputError: no such folder, no manifest, a newer schema, a file that is missing, lies outside, is a link, has more
+        InputError: no such folder, no manifest, a newer schema, a file that is missing, lies outside, is a link, has
+        more
             than one name or has changed; another runtime than ``runtime``.
     """
     where = str(path)

@@ -1,7 +1,7 @@
 """An ONNX file that says nothing about itself: asked with what the reference feeds its own network, matched by value.
 
-No names are trusted. Of every tensor of the graph the value is taken, and each stage of the reference is the tensor, in the
-order of the graph, whose values are nearest to it in one of the layouts that are tried.
+No names are trusted. Of every tensor of the graph the value is taken, and each stage of the reference is the tensor,
+in the order of the graph, whose values are nearest to it in one of the layouts that are tried.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 @dataclass(frozen=True)
 class Match:
-    """The tensor of a foreign graph that is a stage: its name, values as the stage has them, the relative difference."""
+    """The tensor of a foreign graph that is a stage: its name, its values, the relative difference."""
 
     tensor: str
     values: NDArray[np.float32]
@@ -138,7 +138,7 @@ class ForeignSubject:
         if self._type is np.uint8:
             return pictures
         reverse, way = self._alternative
-        floats = self._guide.stages(pictures)["preprocess"]
+        floats: NDArray[Any] = self._guide.stages(pictures)["preprocess"]
         if way:
             pixels = getattr(self._guide, "pixels", None)
             floats = pixels(pictures) if pixels else pictures.transpose(0, 3, 1, 2).astype(np.float32)

@@ -115,7 +115,7 @@ def graph_front(model: onnx.ModelProto, size: tuple[int, int], channels: int) ->
 
 
 def compare_fronts(a: Front, b: Front, sources: Sequence[Any]) -> list[FrontRow]:
-    """Compare step by step on pictures (files, bytes or pixels) and on resized forms of them; the reference is ``a``."""
+    """Compare step by step on pictures (files, bytes or pixels) and resized forms of them; ``a`` is the reference."""
     worst: dict[str, FrontRow] = {step: FrontRow(step, 0.0, 0.0, True, "") for step in STEPS}
     for source in sources:
         values = [source, *a.trace(source)]

@@ -342,7 +342,7 @@ def without_fitting(model: onnx.ModelProto) -> onnx.ModelProto:
         _replace(node, {last.output[0]: INPUT})
     del changed.graph.node[:], changed.graph.input[:]
     changed.graph.node.extend(nodes)
-    sides = ["batch", *(int(side) for side in shape[1:])]
+    sides: list[str | int | None] = ["batch", *(int(side) for side in shape[1:])]
     changed.graph.input.append(onnx.helper.make_tensor_value_info(INPUT, onnx.TensorProto.UINT8, sides))
     return changed
 
@@ -398,7 +398,7 @@ def fitting_steps(model: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelPr
         step.opset_import.extend(model.opset_import)
         step.graph.name = "step"
         step.graph.node.extend([*more, *needed_nodes(nodes, [wanted], {given, *(cover for _ in more)})])
-        shape = ["batch", "height", "width", _channels_of(model)]
+        shape: list[str | int | None] = ["batch", "height", "width", _channels_of(model)]
         step.graph.input.append(onnx.helper.make_tensor_value_info(given, onnx.TensorProto.UINT8, shape))
         step.graph.output.append(onnx.helper.make_tensor_value_info(wanted, onnx.TensorProto.UINT8, shape))
         found.append(step)

@@ -1,7 +1,7 @@
 """Why two graphs differ: layer by layer, by their names where they share them, by their order where they do not.
 
-Torch-free. Only what stands between the last stage that agrees and the first that does not is looked at, so that a layer
-that was folded into another in one of them is not blamed where the values agree.
+Torch-free. Only what stands between the last stage that agrees and the first that does not is looked at, so that a
+layer that was folded into another in one of them is not blamed where the values agree.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Layer:
 
 
 def layers_between(model: onnx.ModelProto, first: Iterable[str], last: str) -> list[Layer]:
-    """Return the layers that compute tensor ``last`` from the tensors ``first``, in their order; unnamed ones get one."""
+    """Return the layers that compute tensor ``last`` from the tensors ``first``, in their order."""
     import onnx
 
     from danlu.deploy.graph import needed_nodes
@@ -151,7 +151,7 @@ def _pairs(a: list[Layer], b: list[Layer]) -> Iterator[tuple[Layer | None, Layer
         keys = [[layer.name if layer.name in names else layer.op for layer in layers] for layers in (a, b)]
     else:
         keys = [[layer.op for layer in layers] for layers in (a, b)]
-    for tag, i, i_end, j, j_end in SequenceMatcher(None, *keys, autojunk=False).get_opcodes():
+    for tag, i, i_end, j, j_end in SequenceMatcher(None, keys[0], keys[1], autojunk=False).get_opcodes():
         ours, theirs = a[i:i_end], b[j:j_end]
         if tag == "equal" or len(ours) == len(theirs):
             yield from zip(ours, theirs, strict=True)

@@ -89,8 +89,8 @@ class ExportJob:
         """Compare an artifact with the reference on both splits, and stage by stage.
 
         Returns:
-            ``validation``, ``test``, ``stages``, ``finding`` and ``first_bad_stage``; and the validation pictures that differ most
-            together with the first ones, on which the stages were compared.
+            ``validation``, ``test``, ``stages``, ``finding`` and ``first_bad_stage``; and the validation pictures that
+            differ most together with the first ones, on which the stages were compared.
         """
         found: dict[str, Any] = {}
         answers = {}

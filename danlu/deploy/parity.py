@@ -234,14 +234,16 @@ def _opened(source: Path | str | Trained | Subject, threads: int, guide: Subject
         return cast("Subject", source)
     if isinstance(source, Path | str) and Path(source).is_file():
         from danlu.deploy.foreign import ForeignSubject, is_foreign
+        from danlu.deploy.hostile import load_unknown
 
         data = read_bytes(Path(source))
         if is_foreign(parse_model(data, str(source))):
+            load_unknown(Path(source))
             if guide is None:
                 mend = "give the run or the artifact first, the foreign file second"
                 raise InputError("is a foreign ONNX file, and cannot be the reference", where=str(source), mend=mend)
             return ForeignSubject(data, str(source), guide, threads)
-    return open_subject(cast("Path | str | Trained", source), threads)
+    return open_subject(source, threads)
 
 
 def _parity(first: Subject, second: Subject, data: Data) -> dict[str, Any]:
@@ -307,6 +309,6 @@ def _no_answer(ours: Logits, labels: NDArray[np.int64], error: Exception) -> dic
 
 
 def sources_of(dataset: Dataset, most: int = _FRONT_PICTURES) -> list[Any]:
-    """Return up to ``most`` picture files or pixels of a data set, evenly spread: what the first steps are compared on."""
+    """Return up to ``most`` picture files or pixels of a data set, evenly spread, for the first steps."""
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(most, len(dataset))).round().astype(np.int64))
     return [dataset[index].picture for index in chosen.tolist()]

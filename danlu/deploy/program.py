@@ -1,8 +1,8 @@
 """A program of one's own as one side of parity: the functions of a deployment, put in the place of ours one by one.
 
-Most of what goes wrong between training and deployment stands in front of the network, in a few lines that decode, resize
-and normalise with another library. Give those lines as functions and :func:`danlu.deploy.parity.parity` says which of them
-differs, and how::
+Most of what goes wrong between training and deployment stands in front of the network, in a few lines that decode,
+resize and normalise with another library. Give those lines as functions and :func:`danlu.deploy.parity.parity` says
+which of them differs, and how::
 
     parity("runs/cats-resnet18-1", Program(open_subject("runs/cats-resnet18-1"), resize=my_resize), load_data("cats"))
 """

@@ -175,7 +175,8 @@ class EagerSubject:
             from danlu.deploy.capture import capture
 
             self._graphs[folded] = capture(self._trained, folded=folded)
-        return self._graphs[folded]
+        found: onnx.ModelProto = self._graphs[folded]
+        return found
 
     def executed(self) -> str | None:
         """Return the precision that is really executed, where that can be known."""

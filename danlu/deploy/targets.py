@@ -6,7 +6,9 @@ and test split, and takes its place only when it agrees: what differs leaves no 
 
 from __future__ import annotations
 
+import importlib
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +23,7 @@ from danlu.deploy.card import model_card
 from danlu.deploy.convert import Converted, to_ncnn, to_openvino
 from danlu.deploy.export import check_data, info_of, network_graph, summary
 from danlu.deploy.folder import MANIFEST, write_folder
-from danlu.deploy.graph import IR_VERSION, OPSET, describe
+from danlu.deploy.graph import IR_VERSION, OPSET, describe, without_fitting
 from danlu.deploy.job import ExportJob
 from danlu.deploy.parity import TOLERANCE
 from danlu.deploy.subjects import ArtifactSubject, FolderSubject, Subject, threads_of
@@ -56,7 +58,7 @@ _WHY_NOT = {
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What is exported: for which runtime, how precise, where to, and the package of the web runtime if one is given."""
+    """What is exported: for which runtime, how precise, where to, and the web runtime's package."""
 
     to: str
     precision: str
@@ -197,7 +199,8 @@ def _build_converted(
     info = replace(info, precision=wanted.precision)
     describe(model, info)
     if wanted.precision == "int8":
-        converted = _quantised(job, model, info)
+        converted, digest = _quantised(job, model)
+        info = replace(info, hashes={**info.hashes, "calibration": digest})
     else:
         converted = _CONVERTERS[wanted.to](model, info)
 
@@ -242,25 +245,23 @@ def _compare(job: ExportJob, subject: Subject, wanted: _Wanted) -> dict[str, Any
     )
 
 
-def _quantised(job: ExportJob, model: onnx.ModelProto, info: ArtifactInfo) -> Converted:
-    """Quantise the float32 form with OpenVINO's own tool; training pictures calibrate."""
-    import tempfile
-
+def _quantised(job: ExportJob, model: onnx.ModelProto) -> tuple[Converted, str]:
+    """Quantise the float32 form with OpenVINO's own tool; training pictures calibrate, their hash is returned too."""
     from danlu.deploy.export import CALIBRATION_BATCH, CALIBRATION_PICTURES
 
     try:
-        from danlu.compress.quantize_openvino import quantize_openvino
+        quantize = importlib.import_module("danlu.compress.quantize_openvino").quantize_openvino
     except ModuleNotFoundError as error:
         if error.name != "danlu.compress.quantize_openvino":
             raise
         raise InputError("INT8 for OpenVINO is not part of this version", allowed=["fp32", "--bf16"]) from None
     with tempfile.TemporaryDirectory(prefix="danlu-int8-") as folder:
         source, target = Path(folder) / "model.onnx", Path(folder) / "int8"
-        source.write_bytes(sealed(model))
-        quantize_openvino(source, job.calibration(CALIBRATION_PICTURES, CALIBRATION_BATCH), target)
+        source.write_bytes(without_fitting(model).SerializeToString())
+        report = quantize(source, job.calibration(CALIBRATION_PICTURES, CALIBRATION_BATCH), target)
         contents = {
             name: next(iter(sorted(target.rglob(f"*{Path(name).suffix}")))).read_bytes()
             for name in ("model.xml", "model.bin")
         }
         shutil.rmtree(target)
-    return Converted(contents, ("fitting",), {})
+    return Converted(contents, ("fitting",), {}), str(report.calibration_hash)

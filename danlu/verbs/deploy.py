@@ -141,14 +141,14 @@ def export(
 def parity(
     a: Path, b: Path, data: str, /, *, seed: int = 0, threads: int | None = None, common: Common | None = None
 ) -> Output:
-    """Compare two models on a data set; exit 1 and the first stage that differs if they do not agree.
+    """Compare two models on a data set, from the file to the metric; exit 1, the first stage that differs, and why.
 
     Parameters
     ----------
     a
-        A run folder or an .onnx artifact.
+        The reference: a run folder or an artifact.
     b
-        A run folder or an .onnx artifact.
+        A run folder, an artifact (a file or a folder), or any ONNX file of one picture input.
     data
         A named data set or a folder.
     seed
@@ -304,4 +304,11 @@ def _proof(document: Mapping[str, Any]) -> str:
     stages = [{key: stage[key] for key in ("stage", "max_abs", "relative")} for stage in document["stages"]]
     first = document["first_bad_stage"]
     verdict = "agree" if document["passed"] else f"do not agree; the first stage that differs: {first or 'none'}"
-    return "\n".join([*lines, "", terminal.rows(stages), "", f"by the {document['precision']} rule they {verdict}"])
+    told = [f"by the {document['precision']} rule they {verdict}"]
+    finding = document["finding"]
+    if finding:
+        layer = f" (layer {finding['layer']})" if finding["layer"] else ""
+        told.append(f"likely cause: {finding['cause'] or 'none of those known explains the values'}{layer}")
+    if document["matched"] == "by value":
+        told.append("b names no stages: its tensors were matched by their values")
+    return "\n".join([*lines, "", terminal.rows(stages), "", *told])

@@ -27,7 +27,8 @@ small (uint8[batch, height, width, 3] pictures) => (float[batch, 2] logits, floa
 }"""
 
 
-@pytest.fixture(params=RUNTIMES.names())
+# Those that load the one file; what loads a folder alone is tested where the folder is made.
+@pytest.fixture(params=[name for name in RUNTIMES.names() if "onnx" in RUNTIMES.index[name]["artifacts"]])
 def runtime_class(request: pytest.FixtureRequest) -> type[Runtime]:
     return RUNTIMES.get(request.param)
 
@@ -144,7 +145,7 @@ def test_never_reads_data_outside_the_file(
     model.graph.initializer.append(tensor)
     path = tmp_path / "model.onnx"
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(InputError, match="cannot load"):
+    with pytest.raises(InputError, match=r"cannot load|outside the file"):
         runtime_class.load(path if given == "file" else path.read_bytes(), threads=1)
     assert capfd.readouterr() == ("", "")
 

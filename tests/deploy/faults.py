@@ -1,4 +1,4 @@
-"""The table of the sixty planted faults. Read a line as: this fault, planted there, is found at this step, and this is said."""
+"""The sixty planted faults. Read a line as: this fault, planted there, is found at this step, this is said."""
 
 from __future__ import annotations
 
@@ -94,7 +94,12 @@ FAULTS = [
     p("stretches", "resize", "stretched", resize=fixed(pil_resize(BILINEAR, lambda h, w: (SIDE, SIDE)))),
     p("resizes too large", "resize", "another size", resize=fixed(pil_resize(BILINEAR, lambda h, w: (2 * h, 2 * w)))),
     p("crops the corner", "crop", "crop offset", crop=fixed(cropped(lambda gap: 0, lambda gap: 0))),
-    p("crops by one off", "crop", "crop offset", crop=fixed(cropped(lambda n: -(-n // 2), lambda n: min(n, n // 2 + 1)))),
+    p(
+        "crops by one off",
+        "crop",
+        "crop offset",
+        crop=fixed(cropped(lambda n: -(-n // 2), lambda n: min(n, n // 2 + 1))),
+    ),
     p("mirrors", "crop", "mirrored", crop=lambda f: lambda a: f.eager.front.crop(a)[:, ::-1]),
     # --- normalisation
     norm("no division by 255", "normalise", "0-255", lambda x, m, s: (x - m) / s),

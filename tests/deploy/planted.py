@@ -1,7 +1,7 @@
-"""Sixty faults, planted one by one into what parity compares, with the step each must be found at and what must be said.
+"""Sixty faults, planted one by one into what parity compares, with the step it must be found at and what must be said.
 
-They are those of the field's own complaints: decoding, colour, resize, normalisation, one wrong layer, labels, precision.
-Where a fault is planted:
+They are those of the field's own complaints: decoding, colour, resize, normalisation, one wrong layer, labels,
+precision. Where a fault is planted:
 
 - ``program``: one step of a deployment's own program (:class:`danlu.deploy.program.Program`)
 - ``graph``: the ONNX artifact that was exported
@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ from torch.nn import functional as F
 from danlu.core.records import RunFolder
 from danlu.data.load import Data, load_data
 from danlu.deploy.artifact import ArtifactInfo, sealed
-from danlu.deploy.culprit import softmax
 from danlu.deploy.export import network_graph
 from danlu.deploy.foreign import ForeignSubject
 from danlu.deploy.graph import OPSET, describe
@@ -86,7 +85,7 @@ def coloured(pixels: Any, tint: int) -> Any:
 
 
 def write_pictures(root: Path, count: int = 400) -> Data:
-    """Write a folder of colour digits; some lie on their side with EXIF saying so, some are transparent, some have a palette."""
+    """Write colour digits; some lie on their side by EXIF, some are transparent, some have a palette."""
     data = digits()
     for index in range(count):
         sample = data.train[index]
@@ -234,7 +233,7 @@ Make = Callable[[Fixtures], Any]
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault: what it is, where it is planted, the step it must be found at, words the cause must hold, how it is made."""
+    """A fault: what it is, where it is planted, its step, words the cause must hold, how it is made."""
 
     name: str
     where: str
@@ -258,7 +257,7 @@ def opened(source: Any) -> Image.Image:
 
 
 def raw_decode(change: Callable[[Image.Image], Any]) -> Callable[[Any], Any]:
-    return lambda source: np.asarray(change(opened(source))).astype(np.uint8).reshape(opened(source).size[::-1] + (-1,))
+    return lambda source: np.asarray(change(opened(source))).astype(np.uint8).reshape((*opened(source).size[::-1], -1))
 
 
 def pil_resize(resample: Image.Resampling, shape: Callable[[int, int], tuple[int, int]] | None = None) -> Any:
@@ -387,7 +386,9 @@ def fit_node(op: str) -> Callable[[onnx.ModelProto], onnx.NodeProto]:
     """Find an operator in the branch that resizes."""
 
     def find(model: onnx.ModelProto) -> onnx.NodeProto:
-        branch = next(a.g for n in model.graph.node if n.op_type == "If" for a in n.attribute if a.name == "else_branch")
+        branch = next(
+            a.g for n in model.graph.node if n.op_type == "If" for a in n.attribute if a.name == "else_branch"
+        )
         return next(node for node in branch.node if node.op_type == op or node.output[0].endswith(op))
 
     return find

@@ -75,7 +75,19 @@ def test_parity_is_recorded(lenet: tuple[Path, dict[str, Any]], data: Data) -> N
         assert 0 < fp32["relative"] < 1e-5
         assert fp32["accuracy_a"] == fp32["accuracy_b"] > 0.9
         assert parity["int8"][split]["relative"] > 1e-4
-    stages = ["decode", "colour order", "resize", "crop", "normalise", "c1", "s2", "c3", "s4", "logits", "post-processing"]
+    stages = [
+        "decode",
+        "colour order",
+        "resize",
+        "crop",
+        "normalise",
+        "c1",
+        "s2",
+        "c3",
+        "s4",
+        "logits",
+        "post-processing",
+    ]
     assert [row["stage"] for row in parity["fp32"]["stages"]] == stages
     assert [row["stage"] for row in parity["int8"]["stages"]] == stages
     assert all(row["relative"] < 0.1 for row in parity["int8"]["stages"])
@@ -222,7 +234,7 @@ def test_really_swapped_statistics_are_found(tiny: Trained, data: Data, monkeypa
     wrong = settings.model_copy(update={"mean": settings.std, "std": settings.mean})
     faulty = replace(tiny, preprocess=Preprocess(wrong).eval())
     monkeypatch.setattr("danlu.deploy.export.capture", lambda trained: capture(faulty))
-    with pytest.raises(CheckFailed, match="(?s)at stage 'normalise'.*mean or std"):
+    with pytest.raises(CheckFailed, match=r"(?s)at stage 'normalise'.*mean or std"):
         export(tiny, data, threads=1)
 
 

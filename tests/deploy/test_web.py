@@ -1,4 +1,4 @@
-"""The page that classifies in the browser, in a real one: answers as proved, in both languages, by keyboard, on a phone."""
+"""The page that classifies, in a real browser: as proved, in both languages, by keyboard, on a phone."""
 
 from __future__ import annotations
 

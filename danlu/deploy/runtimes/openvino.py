@@ -1,7 +1,7 @@
 """OpenVINO on the processor. Needs openvino and numpy; no torch.
 
-OpenVINO computes in bfloat16 wherever the processor can, without saying so: float32 artifacts are compiled with the hint
-that forbids it, and :meth:`OpenVINO.describe` reads the precision from the graph that is executed.
+OpenVINO computes in bfloat16 wherever the processor can, without saying so: float32 artifacts are compiled with the
+hint that forbids it, and :meth:`OpenVINO.describe` reads the precision from the graph that is executed.
 The resize in the graph of an ONNX artifact stands in a branch that OpenVINO runs wrongly: it is taken out
 and done by :func:`danlu.deploy.folder.fit_outside`.
 """

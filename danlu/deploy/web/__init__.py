@@ -1,8 +1,8 @@
 """A static folder whose page classifies pictures in the browser. Torch-free.
 
-The folder holds the artifact, three files of onnxruntime-web (MIT) and a page; nothing is fetched from elsewhere when it
-is used, and pictures never leave the browser. Any web server that hands out files will do; a page opened as a file may
-not load WebAssembly.
+The folder holds the artifact, three files of onnxruntime-web (MIT) and a page; nothing is fetched from elsewhere when
+it is used, and pictures never leave the browser. Any web server that hands out files will do; a page opened as a file
+may not load WebAssembly.
 """
 
 from __future__ import annotations
