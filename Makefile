@@ -49,6 +49,8 @@ bench: setup data
 	$(BIN)/python -m benchmarks.start
 	$(BIN)/python -m benchmarks.augment
 	$(BIN)/python -m benchmarks.train
+	$(BIN)/python -m benchmarks.loadgen
+	$(BIN)/python -m benchmarks.best
 	$(BIN)/python -m benchmarks.tables
 
 docs: setup

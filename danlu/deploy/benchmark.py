@@ -95,7 +95,7 @@ def bench(
         CheckFailed: a contender cannot be opened anew.
     """
     _check_options(batches, seconds, repeats, spans, cold)
-    listed = list(sources) if isinstance(sources, list | tuple) else [sources]
+    listed = _listed(sources)
     trained = _only_run(listed)
     threads = threads_of(trained, threads)
     contenders = open_contenders([trained] if trained else listed, threads, eager)
@@ -106,25 +106,39 @@ def bench(
     load, watch = load_average(), Watch()
     with measuring(any(c.name.startswith("pytorch") for c in contenders), threads):
         compare_values(contenders, pictures[:_COMPARED])
-        with progress("benchmark", len(batches), "batches") as advance:
-            for place, batch in enumerate(batches):
-                many = pictures[np.arange(batch) % len(pictures)]
-                measure_in_turn(contenders, many, seconds / len(batches), repeats, spans)
-                advance(place + 1, f"batch {batch}")
+        _measure_batches(contenders, pictures, batches, seconds / len(batches), repeats, spans)
         if scenarios is not None:
             logger.info("benchmark: scenarios %s", ", ".join(scenarios.names))
             found["scenarios"] = measure_scenarios(contenders, pictures, scenarios, seconds)
     others = watch.check(threads)
     if cold:
-        logger.info("benchmark: each opened anew, %d times", cold)
-        facts = cold_facts([contender.source for contender in contenders], threads, cold)
-        found["cold"] = [{"runtime": c.name, **told} for c, told in zip(contenders, facts, strict=True)]
+        found["cold"] = _opened_anew(contenders, threads, cold)
     document = {"threads": threads, **_tables(contenders, batches, spans), **found}
     given = "validation" if data is not None else "noise"
     document["settings"] |= {"seconds": seconds, "load": load, "other_cores": others, "pictures": given}
     if trained is not None:
         trained.run.update_record(benchmark=document)
     return document
+
+
+def _measure_batches(
+    contenders: Sequence[Contender],
+    pictures: Pictures,
+    batches: Sequence[int],
+    seconds: float,
+    repeats: int,
+    spans: Sequence[str],
+) -> None:
+    with progress("benchmark", len(batches), "batches") as advance:
+        for place, batch in enumerate(batches):
+            measure_in_turn(contenders, pictures[np.arange(batch) % len(pictures)], seconds, repeats, spans)
+            advance(place + 1, f"batch {batch}")
+
+
+def _opened_anew(contenders: Sequence[Contender], threads: int, times: int) -> list[dict[str, Any]]:
+    logger.info("benchmark: each opened anew, %d times", times)
+    facts = cold_facts([contender.source for contender in contenders], threads, times)
+    return [{"runtime": c.name, **told} for c, told in zip(contenders, facts, strict=True)]
 
 
 def _check_options(batches: Sequence[int], seconds: float, repeats: int, spans: Sequence[str], cold: int) -> None:
@@ -162,6 +176,14 @@ def _tables(contenders: Sequence[Contender], batches: Sequence[int], spans: Sequ
             if key in contender.bursts
         ]
     return tables
+
+
+def _listed(
+    sources: Path | str | Trained | Sequence[Path | str | Trained],
+) -> list[Path | str | Trained]:
+    if isinstance(sources, Path | str) or not isinstance(sources, Sequence):
+        return [sources]
+    return list(sources)
 
 
 def _only_run(sources: Sequence[Path | str | Trained]) -> Trained | None:
@@ -231,7 +253,8 @@ def measure_in_turn(
                 span.answer(fed)
                 last = time.perf_counter() - start
             once += last
-            contender.bursts[len(pictures), name] = bursts = []
+            bursts: list[list[float]] = []
+            contender.bursts[len(pictures), name] = bursts
             entries.append((span.answer, fed, bursts))
     # So many calls a burst that the least number of repeats fits into the time.
     burst = min(_BURST, max(1, int(seconds / (_LEAST_REPEATS * once)) - 1))

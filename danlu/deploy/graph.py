@@ -310,7 +310,8 @@ def network_only(model: onnx.ModelProto, first: str, last: str, shape: Sequence[
         raise ValueError(f"{last} does not come from {first}")
     cut = with_outputs(model, [last])
     del cut.graph.input[:], cut.graph.node[:], cut.graph.initializer[:], cut.metadata_props[:]
-    given = onnx.helper.make_tensor_value_info(first, onnx.TensorProto.FLOAT, ["batch", *shape])
+    sides: list[str | int | None] = ["batch", *shape]
+    given = onnx.helper.make_tensor_value_info(first, onnx.TensorProto.FLOAT, sides)
     cut.graph.input.append(given)
     cut.graph.node.extend(node for node in graph.node if needed.intersection(node.output))
     cut.graph.initializer.extend(tensor for tensor in graph.initializer if tensor.name in needed)

@@ -122,14 +122,13 @@ def server(
     *,
     bound: float | None = None,
     clock: Clock = time.perf_counter,
-    wait: Callable[[float], None] | None = None,
+    wait: Callable[[float], None] = time.sleep,
 ) -> ServerRun:
     """Answer single pictures as they arrive: whatever waits is taken together, up to ``most`` pictures.
 
     A latency counts from the moment the picture was due, not from when the server looked, so that a server that falls
     behind cannot hide it. With ``bound`` (seconds) it stops as soon as more than one in a hundred was late.
     """
-    wait = wait or _wait
     count, done, calls, late = len(arrivals), 0, 0, 0
     latencies = np.empty(count)
     allowed = math.floor(LATE_SHARE * count)
@@ -149,15 +148,6 @@ def server(
         if late > allowed:
             break
     return ServerRun(latencies[:done], clock() - begin, calls, done < count)
-
-
-def _wait(seconds: float) -> None:
-    """Sleep, which is coarse, and wait for the last bit awake."""
-    until = time.perf_counter() + seconds
-    if seconds > 2e-3:
-        time.sleep(seconds - 1e-3)
-    while time.perf_counter() < until:
-        pass
 
 
 def find_rate(holds: Callable[[float], bool], highest: float, steps: int = 7) -> tuple[float | None, float]:

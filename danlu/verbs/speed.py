@@ -67,15 +67,19 @@ def bench(
         "eager": tuple(eager or ["fp32"]),
         "cold": (0 if alone else 3) if cold is None else cold,
     }
+    document = _measured(subjects, alone, threads, options)
+    return Output(document, "\n\n".join(_text(document)))
+
+
+def _measured(subjects: tuple[Path, ...], alone: bool, threads: int | None, options: dict[str, Any]) -> dict[str, Any]:
+    """Measure a single run with its data, which then keeps the figures, and all else with noise."""
     if alone:
         from danlu.pipeline import bench_run
 
-        document = bench_run(subjects[0], threads=threads, **options)
-    else:
-        from danlu.deploy.benchmark import bench as measure
+        return bench_run(subjects[0], threads=threads, **options)
+    from danlu.deploy.benchmark import bench as measure
 
-        document = measure(subjects, threads=threads, **options)
-    return Output(document, "\n\n".join(_text(document)))
+    return measure(subjects, threads=threads, **options)
 
 
 def export_best(run: Path, others: Mapping[str, Any], **options: Any) -> Output:

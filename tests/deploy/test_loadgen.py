@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.loadgen import compare
 
 def answer(pictures):
-    time.sleep(0.002 + 0.001 * len(pictures))
+    time.sleep(0.008 + 0.002 * len(pictures))
 
 pictures = np.zeros((16, 1, 1, 1), np.uint8)
 print(json.dumps({name: compare(answer, pictures, name, 3, 0.3) for name in ("single-stream", "offline")}))
@@ -34,15 +34,20 @@ def test_a_tiny_pair_agrees_with_loadgen() -> None:
     assert found["single-stream"]["median"] == pytest.approx(1, abs=0.15)
     assert found["offline"]["median"] == pytest.approx(1, abs=0.15)
     # A wrong unit would agree with itself: the network's own times are known, too.
-    assert 0.003 <= found["single-stream"]["ours"] < 0.012
-    assert 250 < found["offline"]["ours"] <= 800
+    assert 0.010 <= found["single-stream"]["ours"] < 0.030
+    assert 100 < found["offline"]["ours"] <= 8 / 0.024
 
 
 def test_the_recorded_pairs_agree() -> None:
+    """`python -m benchmarks.loadgen --sleep` and, on a quiet machine, `python -m benchmarks.loadgen`."""
     found = json.loads((ROOT / "benchmarks/loadgen.json").read_text(encoding="utf-8"))
-    assert set(found["rows"]) == {"single-stream", "offline", "server"}
-    for name in ("single-stream", "offline"):
-        row = found["rows"][name]
-        assert row["pairs"] >= 10
-        assert row["agrees"] == (abs(row["median"] - 1) <= found["allowed"] == 0.05)
-        assert row["agrees"], name
+    assert found["allowed"] == 0.05
+    assert "sleep" in found["systems"]
+    for system, told in found["systems"].items():
+        assert set(told["rows"]) == {"single-stream", "offline", "server"}
+        for name, row in told["rows"].items():
+            assert row["pairs"] >= 10
+            assert row["agrees"] == (abs(row["median"] - 1) <= found["allowed"])
+            assert row["low"] <= row["median"] <= row["high"]
+            if name != "server":  # which of ten waits is the median one is decided by few arrivals
+                assert row["agrees"], (system, name)
