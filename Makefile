@@ -49,6 +49,7 @@ bench: setup data
 	$(BIN)/python -m benchmarks.start
 	$(BIN)/python -m benchmarks.augment
 	$(BIN)/python -m benchmarks.train
+	$(BIN)/python -m benchmarks.serve
 	$(BIN)/python -m benchmarks.tables
 
 docs: setup

@@ -33,6 +33,8 @@ TORCH_FREE = [
     "danlu.report",
     "danlu.deploy.runtimes.onnxruntime",
     "danlu.deploy.predict",
+    "danlu.deploy.serve.app",
+    "danlu.deploy.serve.server",
     "danlu.train.settings",
 ]
 

@@ -158,7 +158,11 @@ def _graph(trained: Trained) -> onnx.ModelProto:
 
 def _info(job: ExportJob, model: onnx.ModelProto) -> ArtifactInfo:
     trained, settings = job.trained, job.trained.preprocess.settings
-    meanings = {LOGITS: "score of each class before the softmax", "probabilities": "probability of each class", MAPS: MEANING}
+    meanings = {
+        LOGITS: "score of each class before the softmax",
+        "probabilities": "probability of each class",
+        MAPS: MEANING,
+    }
     tensors = [name for node in model.graph.node for name in node.output if name.startswith(STAGE_PREFIX)]
     return ArtifactInfo(
         task=trained.task.name,

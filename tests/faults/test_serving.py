@@ -128,7 +128,12 @@ def test_b69_a_bad_model_on_reload_leaves_the_old_one(artifact: Path, digit: byt
     path.write_bytes(artifact.read_bytes())
     with process(path, "--threads", "1") as (served, client):
         before = client.predict(digit).json()["predictions"]
-        for content in (b"", b"no model", artifact.read_bytes()[:-100], artifact.read_bytes().replace(b"classifi", b"dlassifi")):
+        for content in (
+            b"",
+            b"no model",
+            artifact.read_bytes()[:-100],
+            artifact.read_bytes().replace(b"classifi", b"dlassifi"),
+        ):
             path.write_bytes(content)
             served.send_signal(signal.SIGHUP)
             time.sleep(0.4)
@@ -210,7 +215,9 @@ class Planted:
         return (Path.write_text, (self.target, "executed"))
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "model.pt", "model.pkl", "model.keras", "model.h5", "model.xml", "model.zip"])
+@pytest.mark.parametrize(
+    "name", ["model.onnx", "model.pt", "model.pkl", "model.keras", "model.h5", "model.xml", "model.zip"]
+)
 def test_b71_one_guard_for_every_format(name: str, tmp_path: Path) -> None:
     mark = tmp_path / "executed"
     path = tmp_path / name
@@ -232,7 +239,12 @@ def test_b14_b15_what_is_no_artifact_is_parsed_by_nothing(artifact: Path, tmp_pa
     fuzzed = bytearray(content)
     for place in rng.integers(0, len(content), 40):
         fuzzed[place] ^= int(rng.integers(1, 255))
-    for bad, told in ((b"", "empty"), (bytes(fuzzed), "changed since"), (rng.bytes(10_000), "no digest"), (b"\x08\x0a", "no digest")):
+    for bad, told in (
+        (b"", "empty"),
+        (bytes(fuzzed), "changed since"),
+        (rng.bytes(10_000), "no digest"),
+        (b"\x08\x0a", "no digest"),
+    ):
         path.write_bytes(bad)
         assert told in not_opened(path)
 
@@ -264,7 +276,9 @@ def test_b13_data_outside_the_file_is_refused(artifact: Path, tmp_path: Path) ->
         getattr(tmp_path / "models" / name, make)(secret)
     for location in ("../secret", str(secret), *links):
         model = onnx.load(artifact)
-        tensor = next(one for one in model.graph.initializer if one.data_type == TensorProto.FLOAT and len(one.raw_data) > 16)
+        tensor = next(
+            one for one in model.graph.initializer if one.data_type == TensorProto.FLOAT and len(one.raw_data) > 16
+        )
         count = len(tensor.raw_data)
         tensor.ClearField("raw_data")
         tensor.data_location = TensorProto.EXTERNAL

@@ -34,7 +34,9 @@ Deadline = Annotated[
     Header(alias="Danlu-Deadline", description="seconds the answer may take", examples=["2.5"], max_length=40),
 ]
 Top = Annotated[int, Query(ge=1, le=1000, description="how many classes to list for a picture")]
-Index = Annotated[int | None, Query(ge=0, le=10**6, description="the class to explain; the most probable one by default")]
+Index = Annotated[
+    int | None, Query(ge=0, le=10**6, description="the class to explain; the most probable one by default")
+]
 
 
 def make_app(service: Service) -> Guard:
@@ -99,13 +101,17 @@ def _add_facts(app: FastAPI, service: Service) -> None:
     async def live() -> Response:
         return _json({"status": "live"})
 
-    @app.get("/health/ready", response_model=schemas.Health, responses=schemas.errors(), summary="Whether it takes work")
+    @app.get(
+        "/health/ready", response_model=schemas.Health, responses=schemas.errors(), summary="Whether it takes work"
+    )
     async def ready() -> Response:
         if service.batcher.draining:
             raise Problem(503, "the server is stopping", retry_after=service.settings.limits.drain_seconds)
         return _json({"status": "ready"})
 
-    text = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus' text format"}}
+    text: dict[int | str, dict[str, Any]] = {
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus' text format"}
+    }
 
     @app.get("/metrics", response_class=Response, responses={**schemas.errors(), **text}, summary="Figures")
     async def metrics() -> Response:

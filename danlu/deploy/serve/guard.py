@@ -92,7 +92,9 @@ class Guard:
         size = sum(len(name) + len(value) + 4 for name, value in scope["headers"]) + len(scope["query_string"])
         if size > self._settings.limits.header_bytes or len(scope["headers"]) > _MOST_HEADERS:
             self._metrics.refused.add("headers")
-            raise Problem(431, f"more than {_MOST_HEADERS} headers, or more than {self._settings.limits.header_bytes:,} bytes")
+            raise Problem(
+                431, f"more than {_MOST_HEADERS} headers, or more than {self._settings.limits.header_bytes:,} bytes"
+            )
         self._check_host(headers.get("host", []))
         self._check_origin(headers)
         if self._token is not None and scope["path"] not in _OPEN:
@@ -105,7 +107,9 @@ class Guard:
         """Return the problem of a body beyond the limit."""
         limit = self._settings.limits.body_bytes
         self._metrics.refused.add("body")
-        return Problem(413, f"the body has more than the allowed {limit:,} bytes", mend="send fewer or smaller pictures")
+        return Problem(
+            413, f"the body has more than the allowed {limit:,} bytes", mend="send fewer or smaller pictures"
+        )
 
     def _check_host(self, hosts: list[str]) -> None:
         name = _bare(hosts[0]) if len(hosts) == 1 else None

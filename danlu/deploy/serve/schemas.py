@@ -26,7 +26,15 @@ __all__ = [
 
 RAW_TYPE = "application/vnd.danlu.uint8"
 SHAPE_HEADER = "danlu-shape"
-_PICTURES = ("image/jpeg", "image/png", "image/webp", "image/bmp", "image/gif", "image/tiff", "application/octet-stream")
+_PICTURES = (
+    "image/jpeg",
+    "image/png",
+    "image/webp",
+    "image/bmp",
+    "image/gif",
+    "image/tiff",
+    "application/octet-stream",
+)
 
 
 class _Document(BaseModel):
@@ -173,7 +181,12 @@ def request_body(many: bool) -> dict[str, Any]:
     binary = {"type": "string", "format": "binary"}
     content: dict[str, Any] = {name: {"schema": binary} for name in _PICTURES}
     field = {"type": "array", "items": binary, "minItems": 1} if many else binary
-    form = {"type": "object", "properties": {"pictures": field}, "required": ["pictures"], "additionalProperties": False}
+    form = {
+        "type": "object",
+        "properties": {"pictures": field},
+        "required": ["pictures"],
+        "additionalProperties": False,
+    }
     content["multipart/form-data"] = {"schema": form}
     content[RAW_TYPE] = {"schema": {**binary, "description": f"uint8 [B, H, W, C] of the header {SHAPE_HEADER}"}}
     return {"requestBody": {"required": True, "content": content}}

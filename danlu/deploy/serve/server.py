@@ -202,4 +202,3 @@ def _tell_of_errors() -> None:
     for handler in logger.handlers:
         if handler not in own.handlers:
             own.addHandler(handler)
-

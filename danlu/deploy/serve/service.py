@@ -230,7 +230,9 @@ class Service:
         except ValueError:
             seconds = math.nan
         if not 0 < seconds <= most:
-            raise Problem(400, f"{text[:40]!r}", where=DEADLINE_HEADER, allowed=[f"seconds, more than 0, up to {most:g}"])
+            raise Problem(
+                400, f"{text[:40]!r}", where=DEADLINE_HEADER, allowed=[f"seconds, more than 0, up to {most:g}"]
+            )
         return seconds
 
     async def _unless_left(self, request: Request, work: Coroutine[Any, Any, T]) -> T:

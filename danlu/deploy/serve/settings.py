@@ -17,7 +17,9 @@ TOKEN_VARIABLE = "DANLU_TOKEN"
 _SHORTEST_TOKEN = 16
 _LONGEST_TOKEN = 4096
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-_MEND_TOKEN = f"give --token-file FILE, or set {TOKEN_VARIABLE}; python -c 'import secrets; print(secrets.token_urlsafe())'"
+_MEND_TOKEN = (
+    f"give --token-file FILE, or set {TOKEN_VARIABLE}; python -c 'import secrets; print(secrets.token_urlsafe())'"
+)
 
 
 @dataclass(frozen=True)

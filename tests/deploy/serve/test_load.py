@@ -55,5 +55,11 @@ def test_the_limits_of_the_page_are_those_of_the_code() -> None:
     limits = Limits()
     for language in ("en", "zh"):
         page = (Path(__file__).parents[3] / f"docs/{language}/serve.md").read_text(encoding="utf-8")
-        for figure in (limits.pictures, limits.patience, limits.body_bytes >> 20, limits.connections, limits.header_bytes >> 10):
+        for figure in (
+            limits.pictures,
+            limits.patience,
+            limits.body_bytes >> 20,
+            limits.connections,
+            limits.header_bytes >> 10,
+        ):
             assert f" {figure} " in page.replace("×", " "), figure

@@ -58,7 +58,9 @@ def visit(browser: Browser) -> Iterator[Any]:
     complaints: list[str] = []
     contexts = []
 
-    def opened(client: Client, width: int = 1280, scheme: str = "light", locale: str = "en-GB", log: bool = True) -> Page:
+    def opened(
+        client: Client, width: int = 1280, scheme: str = "light", locale: str = "en-GB", log: bool = True
+    ) -> Page:
         address = f"http://127.0.0.1:{client.port}/"
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, locale=locale)
         context.grant_permissions(["camera", "clipboard-read", "clipboard-write"], origin=address)
