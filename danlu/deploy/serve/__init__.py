@@ -12,7 +12,7 @@
 | ``schemas``, ``app`` | the routes and their documents |
 | ``metrics`` | figures in Prometheus' text format |
 | ``site``, ``page/`` | the web page |
-| ``server`` | start warm, stop without losing an answer |
+| ``server``, ``lifecycle`` | start warm, stop without losing an answer |
 
 Nothing is imported here.
 """
