@@ -139,7 +139,7 @@ def overload() -> dict[str, Any]:
         path = heavy_artifact(Path(folder) / "heavy.onnx")
         with process(path, "--threads", "1", "--quiet") as (_, client):
             alone(client.port, 10)
-            seconds = alone(client.port, 100)
+            seconds = alone(client.port, 100).seconds
             capacity = 1 / statistics.median(seconds)
             crowd = storm(client.port, 3 * capacity, 10.0)
     p99 = [1000 * float(np.percentile(values, 99)) for values in (seconds, crowd.seconds)]

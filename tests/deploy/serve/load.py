@@ -64,10 +64,14 @@ def heavy_artifact(path: Path, layers: int = 8) -> Path:
 
 @dataclass
 class Crowd:
-    """What a crowd of clients saw: how often each status, seconds of the accepted requests, what was odd."""
+    """What a crowd of clients saw: statuses, seconds of the accepted requests, what was odd.
+
+    ``seconds`` are by the client's clock, ``inside`` by the server's.
+    """
 
     statuses: Counter[int] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
+    inside: list[float] = field(default_factory=list)
     odd: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -96,20 +100,22 @@ def ask(connection: http.client.HTTPConnection, data: bytes, crowd: Crowd) -> No
     answer = connection.getresponse()
     content = answer.read()
     crowd.tell(answer.status, answer.headers.get("Retry-After"), time.perf_counter() - begin)
+    document = json.loads(content)
+    if answer.status == 200:
+        crowd.inside.append(document["milliseconds"]["total"] / 1000)
     if answer.status not in (200, 503):
         crowd.odd.append(content.decode()[:200])
-    json.loads(content)
 
 
-def alone(port: int, count: int) -> list[float]:
-    """Return the seconds of ``count`` requests, one after the other."""
+def alone(port: int, count: int) -> Crowd:
+    """Send ``count`` requests, one after the other."""
     crowd, data = Crowd(), body()
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     for _ in range(count):
         ask(connection, data, crowd)
     connection.close()
     assert set(crowd.statuses) == {200}
-    return crowd.seconds
+    return crowd
 
 
 def storm(port: int, rate: float, seconds: float, clients: int = 24, vanish: int = 40) -> Crowd:

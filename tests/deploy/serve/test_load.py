@@ -25,8 +25,8 @@ def test_b68_three_times_capacity(heavy: Path) -> None:
         memory = psutil.Process(served.pid).memory_info
         told = []
         for _ in range(3):  # a neighbour on the machine may spoil one storm, not three
-            seconds = alone(client.port, 40)
-            capacity = 1 / float(np.median(seconds))
+            calm = alone(client.port, 40)
+            capacity = 1 / float(np.median(calm.seconds))
             storm(client.port, 3 * capacity, 1.0)
             before = memory().rss
             crowd = storm(client.port, 3 * capacity, 4.0)
@@ -35,7 +35,8 @@ def test_b68_three_times_capacity(heavy: Path) -> None:
             assert set(crowd.statuses) == {200, 503}
             assert crowd.statuses[200] > 0.3 * 4.0 * capacity
             assert grown < 24, f"{grown:.0f} MiB more"
-            slow = float(np.percentile(crowd.seconds, 99)) / float(np.percentile(seconds, 99))
+            # By the server's clock: a client that is one of 24 threads measures their turns too.
+            slow = float(np.percentile(crowd.inside, 99)) / float(np.percentile(calm.inside, 99))
             told.append(f"p99 of the accepted {slow:.2f} times the unloaded one; {dict(crowd.statuses)}")
             if slow <= 3:
                 break
@@ -57,7 +58,6 @@ def test_the_limits_of_the_page_are_those_of_the_code() -> None:
         page = (Path(__file__).parents[3] / f"docs/{language}/serve.md").read_text(encoding="utf-8")
         for figure in (
             limits.pictures,
-            limits.patience,
             limits.body_bytes >> 20,
             limits.connections,
             limits.header_bytes >> 10,
