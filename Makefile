@@ -51,6 +51,8 @@ bench: setup data
 	$(BIN)/python -m benchmarks.train
 	$(BIN)/python -m benchmarks.loadgen
 	$(BIN)/python -m benchmarks.best
+	$(BIN)/python -m benchmarks.start_serve
+	$(BIN)/python -m benchmarks.serve
 	$(BIN)/python -m benchmarks.tables
 
 docs: setup

@@ -39,6 +39,8 @@ TORCH_FREE = [
     "danlu.deploy.runtimes.openvino",
     "danlu.deploy.web",
     "danlu.deploy.predict",
+    "danlu.deploy.serve.app",
+    "danlu.deploy.serve.server",
     "danlu.train.settings",
 ]
 

@@ -1,14 +1,14 @@
 """Class-activation maps inside an artifact: which places of the last stage speak for the most probable classes.
 
-Where the head is average pooling and one linear layer, a class's score is the mean over all places of w · f(place), plus
-a bias; the map shows w · f(place). Source: Zhou et al., "Learning Deep Features for Discriminative Localization", 2016,
-section 2. The graph gives the maps of a few classes alone, so they cost next to nothing. Torch-free.
+Where the head is average pooling and one linear layer, a class's score is the mean over all places of w · f(place),
+plus a bias; the map shows w · f(place). Source: Zhou et al., "Learning Deep Features for Discriminative Localization",
+2016, section 2. The graph gives the maps of a few classes alone, so they cost next to nothing. Torch-free.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import onnx
@@ -45,7 +45,7 @@ def add_activation_maps(model: onnx.ModelProto, stage: str) -> bool:
     classes = next(tensor.dims[0] for tensor in graph.initializer if tensor.name == weight)
     top = min(TOP, classes)
 
-    def node(kind: str, inputs: list[str], output: str, **attributes: object) -> None:
+    def node(kind: str, inputs: list[str], output: str, **attributes: Any) -> None:
         name = output if output == MAPS else NODE_PREFIX + output
         graph.node.append(helper.make_node(kind, inputs, [name], NODE_PREFIX + output, **attributes))
 

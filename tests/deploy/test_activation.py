@@ -1,4 +1,4 @@
-"""Class-activation maps in the artifact: they add up to the scores, in float32 and in INT8, and only where they exist."""
+"""Class-activation maps in the artifact: they add up to the scores, in float32 and INT8; other heads have none."""
 
 from __future__ import annotations
 

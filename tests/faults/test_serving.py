@@ -20,12 +20,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from danlu.core.errors import InputError
-from danlu.data.load import Data
 from danlu.deploy.artifact import sealed
-from danlu.deploy.export import export
 from danlu.deploy.serve.engine import Engine
+from tests.deploy.serve.load import heavy_artifact
 from tests.deploy.serve.running import ROOT, Client, Reply, encoded, free_port, process
-from tests.deploy.trained_runs import digits, lenet_run, save_changed
 
 NO_TORCH = """
 import sys
@@ -49,20 +47,14 @@ sys.exit(code)
 
 
 @pytest.fixture(scope="module")
-def data() -> Data:
-    return digits()
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small sealed artifact; nothing here is about what it answers."""
+    return heavy_artifact(tmp_path_factory.mktemp("served 服务") / "model.onnx", layers=1)
 
 
 @pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory, data: Data) -> Path:
-    run = lenet_run(tmp_path_factory.mktemp("served 服务") / "运行", data, steps=60)
-    export(run, data, int8=False, threads=1)
-    return run / "model.onnx"
-
-
-@pytest.fixture(scope="module")
-def digit(data: Data) -> bytes:
-    return encoded(np.asarray(data.test[0].picture))
+def digit() -> bytes:
+    return encoded(np.random.default_rng(0).integers(0, 256, (40, 60, 3)))
 
 
 def danlu(*arguments: str, seconds: float = 60, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -128,15 +120,16 @@ def test_b69_a_bad_model_on_reload_leaves_the_old_one(artifact: Path, digit: byt
     path.write_bytes(artifact.read_bytes())
     with process(path, "--threads", "1") as (served, client):
         before = client.predict(digit).json()["predictions"]
-        for content in (b"", b"no model", artifact.read_bytes()[:-100], artifact.read_bytes().replace(b"classifi", b"dlassifi")):
+        good = artifact.read_bytes()
+        for place, content in enumerate((b"", b"no model", good[:-100], good.replace(b"classifi", b"dlassifi"), good)):
             path.write_bytes(content)
             served.send_signal(signal.SIGHUP)
-            time.sleep(0.4)
+            outcome = f'danlu_reloads_total{{outcome="{"refused" if place < 4 else "done"}"}} {place % 4 + 1}\n'
+            end = time.monotonic() + 30
+            while outcome not in client.ask("GET", "/metrics").body.decode():
+                assert time.monotonic() < end, outcome
+                time.sleep(0.05)
             assert client.predict(digit).json()["predictions"] == before
-        path.write_bytes(artifact.read_bytes())
-        served.send_signal(signal.SIGHUP)
-        time.sleep(0.6)
-        assert client.predict(digit).json()["predictions"] == before
         served.send_signal(signal.SIGINT)
         _, told = served.communicate(timeout=20)
     assert served.returncode == 130
@@ -210,7 +203,9 @@ class Planted:
         return (Path.write_text, (self.target, "executed"))
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "model.pt", "model.pkl", "model.keras", "model.h5", "model.xml", "model.zip"])
+@pytest.mark.parametrize(
+    "name", ["model.onnx", "model.pt", "model.pkl", "model.keras", "model.h5", "model.xml", "model.zip"]
+)
 def test_b71_one_guard_for_every_format(name: str, tmp_path: Path) -> None:
     mark = tmp_path / "executed"
     path = tmp_path / name
@@ -232,7 +227,12 @@ def test_b14_b15_what_is_no_artifact_is_parsed_by_nothing(artifact: Path, tmp_pa
     fuzzed = bytearray(content)
     for place in rng.integers(0, len(content), 40):
         fuzzed[place] ^= int(rng.integers(1, 255))
-    for bad, told in ((b"", "empty"), (bytes(fuzzed), "changed since"), (rng.bytes(10_000), "no digest"), (b"\x08\x0a", "no digest")):
+    for bad, told in (
+        (b"", "empty"),
+        (bytes(fuzzed), "changed since"),
+        (rng.bytes(10_000), "no digest"),
+        (b"\x08\x0a", "no digest"),
+    ):
         path.write_bytes(bad)
         assert told in not_opened(path)
 
@@ -241,7 +241,7 @@ def test_b15_sealed_but_not_to_be_run(artifact: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     unknown = onnx.load(artifact)
     unknown.graph.node[-1].op_type = "Rm"
-    save_changed(path, unknown)
+    path.write_bytes(sealed(unknown))
     assert "ONNX Runtime cannot load it" in not_opened(path)
     huge = onnx.load(artifact)
     huge.graph.initializer.append(numpy_helper.from_array(np.array([2**40, 2**20], np.int64), "sides"))
@@ -264,7 +264,9 @@ def test_b13_data_outside_the_file_is_refused(artifact: Path, tmp_path: Path) ->
         getattr(tmp_path / "models" / name, make)(secret)
     for location in ("../secret", str(secret), *links):
         model = onnx.load(artifact)
-        tensor = next(one for one in model.graph.initializer if one.data_type == TensorProto.FLOAT and len(one.raw_data) > 16)
+        tensor = next(
+            one for one in model.graph.initializer if one.data_type == TensorProto.FLOAT and len(one.raw_data) > 16
+        )
         count = len(tensor.raw_data)
         tensor.ClearField("raw_data")
         tensor.data_location = TensorProto.EXTERNAL
@@ -277,11 +279,11 @@ def test_b13_data_outside_the_file_is_refused(artifact: Path, tmp_path: Path) ->
 
 def test_what_is_not_finite_is_not_served(artifact: Path, tmp_path: Path) -> None:
     changed = onnx.load(artifact)
-    tensor = next(tensor for tensor in changed.graph.initializer if tensor.name == "output.bias")
-    bias = numpy_helper.to_array(tensor).copy()
-    bias[3] = np.nan
-    tensor.CopyFrom(numpy_helper.from_array(bias, tensor.name))
-    save_changed(tmp_path / "spoilt.onnx", changed)
+    tensor = next(tensor for tensor in changed.graph.initializer if tensor.name == "head")
+    weights = numpy_helper.to_array(tensor).copy()
+    weights[3] = np.nan
+    tensor.CopyFrom(numpy_helper.from_array(weights, tensor.name))
+    (tmp_path / "spoilt.onnx").write_bytes(sealed(changed))
     found = danlu("serve", str(tmp_path / "spoilt.onnx"), "--port", str(free_port()))
     assert found.returncode == 1
     assert "not finite" in found.stderr

@@ -110,6 +110,9 @@ class OnnxRuntime:
     def forget_model(self) -> None:
         """Let go of the file's bytes, which only :meth:`describe` reads again: less memory where it is not asked."""
         self._model = b""
+        # The session keeps them too, to begin anew with another provider; there is no other one here.
+        if hasattr(self._session, "_model_bytes"):
+            self._session._model_bytes = b""
 
     def describe(self) -> dict[str, Any]:
         """Return what one prediction executes: per precision the number of layers, and every operator that ran.

@@ -109,7 +109,9 @@ def _add_facts(app: FastAPI, service: Service) -> None:
             raise Problem(503, "the server is stopping", retry_after=service.settings.limits.drain_seconds)
         return _json({"status": "ready"})
 
-    text = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus' text format"}}
+    text: dict[int | str, dict[str, Any]] = {
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus' text format"}
+    }
 
     @app.get("/metrics", response_class=Response, responses={**schemas.errors(), **text}, summary="Figures")
     async def metrics() -> Response:

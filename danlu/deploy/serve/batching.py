@@ -34,6 +34,7 @@ Pictures = NDArray[np.uint8]
 Outputs = dict[str, NDArray[Any]]
 
 _WEIGHT = 0.2  # of the newest measurement
+_LEAST_BATCH = 0.002  # seconds a merged batch may always take
 _STRETCH = 1.25  # a merged batch may take so many times as long as its first request alone
 
 
@@ -205,7 +206,7 @@ class Batcher:
             return False
         if work.pictures.shape[1:] != first.pictures.shape[1:]:
             return False
-        allowed = max(_STRETCH * self.pace.seconds(len(first.pictures)), self._limits.least_wait)
+        allowed = max(_STRETCH * self.pace.seconds(len(first.pictures)), _LEAST_BATCH)
         return self.pace.seconds(total) <= allowed
 
     async def _work(self) -> None:

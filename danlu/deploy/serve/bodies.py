@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,7 +97,7 @@ def _shape(headers: Headers) -> tuple[int, int, int, int]:
     return b, h, w, c
 
 
-async def _read_form(headers: Headers, stream: AsyncIterator[bytes], limits: Limits) -> Files:
+async def _read_form(headers: Headers, stream: AsyncGenerator[bytes, None], limits: Limits) -> Files:
     from python_multipart.exceptions import FormParserError
 
     parser = _Parser(headers, stream, max_files=limits.pictures, max_fields=_FIELDS, max_part_size=_FIELD_BYTES)

@@ -104,6 +104,7 @@ class Metrics:
         self.connections_refused = Counter("danlu_connections_refused_total", "Connections beyond the limit.")
         self.pictures = Counter("danlu_pictures_total", "Pictures answered.")
         self.dropped = Counter("danlu_dropped_total", "Requests dropped from the queue, by reason.", ("reason",))
+        self.reloads = Counter("danlu_reloads_total", "Times the artifact's file was loaded again.", ("outcome",))
         self.seconds = Histogram("danlu_request_seconds", "Seconds of answered predictions.", SECONDS)
         self.waited = Histogram("danlu_queue_seconds", "Seconds that admitted requests waited in the queue.", SECONDS)
         self.inference = Histogram("danlu_inference_seconds", "Seconds of one batch in the runtime.", SECONDS)

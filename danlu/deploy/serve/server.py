@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import importlib
 import importlib.util
@@ -10,11 +9,10 @@ import logging
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from danlu.core.errors import InputError, Stopped
 from danlu.core.log import logger
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["Server", "address_of", "check_installed", "make_server", "serve"]
 
 _SWITCH_SECONDS = 0.0005
-_TELLING_SECONDS = 0.3
 _PACKAGES = {"fastapi": "fastapi", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
 
 
@@ -97,8 +94,7 @@ def serve(
         opening = loader.submit(Engine.open, path, threads)
         from danlu.deploy.serve.service import Service
 
-        importlib.import_module("danlu.deploy.serve.app")
-        importlib.import_module("uvicorn")
+        importlib.import_module("danlu.deploy.serve.lifecycle")
         engine = opening.result()
     listening = bind(settings)
     with contextlib.closing(listening):
@@ -128,68 +124,15 @@ def make_server(
 
     ``reload`` is what SIGHUP does. Outside the main thread no signals are listened to.
     """
-    import uvicorn
-
-    from danlu.deploy.serve.app import make_app
-    from danlu.deploy.serve.wire import make_protocol
-
-    class _Server(uvicorn.Server):
-        caught: int | None = None
-
-        def handle_exit(self, sig: int, frame: Any) -> None:
-            self.caught = self.caught or sig
-            service.batcher.draining = guard.draining = True
-            self.force_exit = self.should_exit  # the second signal does not wait
-            self.should_exit = True
-
-        @contextlib.contextmanager
-        def capture_signals(self) -> Any:
-            wanted = [signal.SIGINT, signal.SIGTERM, *([signal.SIGBREAK] if hasattr(signal, "SIGBREAK") else [])]
-            if threading.current_thread() is not threading.main_thread():
-                wanted = []
-            before = {number: signal.signal(number, self.handle_exit) for number in wanted}
-            try:
-                yield
-            finally:
-                for number, handler in before.items():
-                    signal.signal(number, handler)
-
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            service.batcher.start()
-            if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():
-                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
-            if started is not None:
-                started(address_of(settings, listening))
-
-        def _reload(self) -> None:
-            self._reloading = asyncio.ensure_future(reload())
-
-        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            service.batcher.draining = guard.draining = True
-            # Who has just connected is still told to come again; a port that closes at once resets them unheard.
-            await asyncio.sleep(0 if self.force_exit else _TELLING_SECONDS)
-            await super().shutdown(sockets)
-            await service.close()
+    from danlu.deploy.serve.lifecycle import LongServer
 
     _tell_of_errors()
-    limits = settings.limits
-    guard = make_app(service)
-    config = uvicorn.Config(
-        guard,
-        loop="asyncio",
-        http=make_protocol(limits, service.metrics),
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_keep_alive=int(limits.idle_seconds),
-        timeout_graceful_shutdown=int(limits.drain_seconds),
-        h11_max_incomplete_event_size=limits.header_bytes,
-    )
-    return _Server(config)
+
+    def ready() -> None:
+        if started is not None:
+            started(address_of(settings, listening))
+
+    return LongServer(service, reload, ready)
 
 
 def _tell_of_errors() -> None:

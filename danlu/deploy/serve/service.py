@@ -75,6 +75,11 @@ class Service:
 
     async def reload(self, path: Path, threads: int | None) -> bool:
         """Load the artifact's file again; the old one goes on answering where the new one cannot."""
+        done = await self._reload(path, threads)
+        self.metrics.reloads.add("done" if done else "refused")
+        return done
+
+    async def _reload(self, path: Path, threads: int | None) -> bool:
         try:
             found = await asyncio.get_running_loop().run_in_executor(None, Engine.open, path, threads)
         except DanluError as error:

@@ -59,7 +59,7 @@ class Limits:
     drain_seconds: float = 30.0
     batch: int = 32
     queue: int = 512
-    patience: float = 1.2
+    patience: float = 1.0
     least_wait: float = 0.02
 
 

@@ -6,8 +6,8 @@
   const chinese = () => root.dataset.lang === "zh";
   // [English, 中文]; names and numbers take the place of {…}. Everything is put in as text, never as markup.
   const WORDS = {
-    lead: ["{n} classes; pictures become {w} × {h}.", "{n} 个类别；图片会缩放并裁剪为 {w} × {h}。"],
-    gray: ["{n} classes; pictures become grey, {w} × {h}.", "{n} 个类别；图片会转为灰度并缩放裁剪为 {w} × {h}。"],
+    lead: ["{n} classes; pictures become {w} × {h}.", "{n} 个类别；图片会缩放并裁剪为 {w} × {h}。"],
+    gray: ["{n} classes; pictures become grey, {w} × {h}.", "{n} 个类别；图片会转为灰度并缩放裁剪为 {w} × {h}。"],
     times: ["{inference} ms in the network · {decode} ms decoding · {wait} ms waiting · {trip} ms until it was shown",
       "网络计算 {inference} ms · 解码 {decode} ms · 排队 {wait} ms · 到显示共 {trip} ms"],
     spoken: ["{name}, {probability}", "{name}，{probability}"],
@@ -32,7 +32,7 @@
     f_accuracy: ["Accuracy", "准确率"], f_data: ["Data hash", "数据哈希"], f_weights: ["Weights hash", "权重哈希"],
     f_version: ["Exported by", "导出工具"], f_calibration: ["Calibration hash", "校准哈希"],
     threads: ["{name}, {n} threads", "{name}，{n} 线程"], thread: ["{name}, one thread", "{name}，单线程"],
-    colour: ["{w} × {h}, colour", "{w} × {h}，彩色"], grey: ["{w} × {h}, grey", "{w} × {h}，灰度"],
+    colour: ["{w} × {h}, colour", "{w} × {h}，彩色"], grey: ["{w} × {h}, grey", "{w} × {h}，灰度"],
     parity: ["equal to the trained network on {n} validation pictures: {flips} answers differ",
       "在 {n} 张验证图片上与训练所得网络一致：{flips} 个结果不同"],
     accuracy: ["{value} on {n} test pictures", "{n} 张测试图片上为 {value}"],
