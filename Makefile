@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 WORKERS ?= 2
 
-.PHONY: setup setup-test demo check test proof bench docs data index clean
+.PHONY: setup setup-test demo check test proof bench ledger docs data index clean
 
 setup: $(VENV)/.installed
 setup-test: $(VENV)/.installed-test
@@ -54,6 +54,11 @@ bench: setup data
 	$(BIN)/python -m benchmarks.start_serve
 	$(BIN)/python -m benchmarks.serve
 	$(BIN)/python -m benchmarks.tables
+
+# The pages that are made: the ledger and its papers, of what was recorded; one page a verb.
+ledger: setup
+	$(BIN)/python -m danlu.papers.pages
+	$(BIN)/python -m docs.verb_pages
 
 docs: setup
 	$(PIP) --editable '.[docs]'

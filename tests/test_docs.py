@@ -13,6 +13,7 @@ from danlu import verbs
 from danlu.core.settings import Settings
 from danlu.models import MODELS
 from danlu.train.settings import TrainConfig
+from docs import verb_pages
 from proof import page as zoo
 from proof.__main__ import pending
 
@@ -105,3 +106,13 @@ def test_every_training_setting_is_on_the_page(language: str) -> None:
                 assert f"`{name}.{inner}`" in page, f"{name}.{inner}"
         else:
             assert re.search(rf"`{name}(\.name)?`", page), name
+
+
+def test_the_pages_of_the_verbs_are_what_help_says() -> None:
+    """Run `python -m docs.verb_pages` when this fails."""
+    pages = verb_pages.pages()
+    for path, text in pages.items():
+        assert path.read_text(encoding="utf-8") == text, path
+    for language in verb_pages.WORDS:
+        folder = ROOT / "docs" / language / "verbs"
+        assert set(folder.glob("*.md")) == {path for path in pages if path.parent == folder}
