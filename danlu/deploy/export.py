@@ -250,7 +250,12 @@ def _export_rounded(job: ExportJob, facts: dict[str, Any], layers: dict[str, Rou
         "executed": artifact.runtime.describe()["precision"],
     }
     if passed:
-        job.deliver("int8", job.int8, sealed(describe(model, replace(info, parity=summary(found), golden=job.golden(artifact)))), artifact)
+        job.deliver(
+            "int8",
+            job.int8,
+            sealed(describe(model, replace(info, parity=summary(found), golden=job.golden(artifact)))),
+            artifact,
+        )
     else:
         job.leave_out("int8", job.int8, _why_not(found, None))
     return job.record(**facts)

@@ -63,9 +63,10 @@ class ForeignSubject:
     kind = "onnxruntime"
     data_hash: str | None = None
     split_seed: int | None = None
+    trained_on = "train"
 
     def __init__(self, model: bytes, name: str, guide: Subject, threads: int | None = None) -> None:
-        self.name, self._guide = name, guide
+        self.name, self._guide, self.task = name, guide, guide.task
         self._model, self._threads = parse_model(model, name), threads or usable_cores()
         self._session = open_session(model, name, self._threads)
         self.classes, self.size, self.channels = guide.classes, guide.size, guide.channels

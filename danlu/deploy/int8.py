@@ -20,8 +20,8 @@ from danlu.compress.calibrate import CALIBRATIONS
 from danlu.compress.quantize import LayerError, QuantizeReport, layer_errors, quantize_onnx
 from danlu.core.log import logger
 from danlu.core.settings import Settings
-from danlu.deploy.benchmark import median_interval
 from danlu.deploy.capture import PREPROCESS_STAGE, STAGE_PREFIX
+from danlu.deploy.intervals import median_interval
 from danlu.deploy.job import ExportJob
 from danlu.deploy.parity import labels_for, logits_of
 from danlu.deploy.runtimes.onnxruntime import OnnxRuntime

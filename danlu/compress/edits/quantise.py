@@ -65,7 +65,8 @@ class Quantised:
         """The weight's integers, int16, in its shape."""
         count = torch.Size(self.weight_shape).numel()
         whole = unpack(self.codes, self.weight_bits, count).to(torch.int16) - 2 ** (self.weight_bits - 1)
-        return whole.view(self.weight_shape)
+        shaped: Tensor = whole.view(self.weight_shape)
+        return shaped
 
     def rounded(self, x: Tensor) -> Tensor:
         """Return the input as the integers of the lattice give it back."""

@@ -66,11 +66,11 @@ class OnnxRuntime:
     def load(
         cls, source: Path | bytes, *, threads: int | None = None, spin: bool = False, where: str = "model"
     ) -> OnnxRuntime:
-        """Load an ONNX file, or the bytes of one; ``spin`` lets threads wait awake within an answer, at the cost of others.
+        """Load an ONNX file, or the bytes of one.
 
         Data stored outside the file is refused, wherever it lies: ONNX Runtime itself would read what lies beside the
         file, also through a hard link, or in the working folder when it is given bytes. Errors about bytes name
-        ``where``.
+        ``where``. With ``spin`` threads wait awake within an answer, at the cost of other work.
 
         Raises:
             InputError: a file that cannot be read, or a graph ONNX Runtime refuses; fewer threads than one.
