@@ -46,6 +46,7 @@ __all__ = [
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).with_name("compression.json")
 VALIDATION = 5_000
+SEEDS = 5
 # What the numbers depend on, beside the training itself: the method, its coders and the file.
 SOURCES = (
     "proof/compression.py",
@@ -170,7 +171,7 @@ def rebuild(row: Row, seed: int, folder: Path, threads: int = 1) -> dict[str, An
 
     Returns:
         ``seed``, ``bytes``, ``ratio``, ``test_error`` in per cent and ``dense_error`` (of the dense network),
-        ``validation``, ``sha256`` of the file, ``seconds``.
+        ``validation``, ``sha256`` of the file, ``seconds``; ``dense_seconds`` are those of the dense training.
     """
     from danlu.compress import compress
     from danlu.core.records import RunFolder
@@ -196,6 +197,7 @@ def rebuild(row: Row, seed: int, folder: Path, threads: int = 1) -> dict[str, An
         "split": found["split"],
         "kept": sum(layer["kept"] for layer in found["layers"]),
         "sha256": found["sha256"],
+        "dense_seconds": round(run.read_record()["train"]["seconds"], 1),
         "seconds": round(seconds, 1),
     }
 
@@ -222,17 +224,28 @@ def summary(row: Row, results: list[dict[str, Any]]) -> dict[str, Any]:
         "bytes": round(size, 1),
         "largest_bytes": max(result["bytes"] for result in results),
         "ratio": round(ratio, 2),
-        "must": {"ratio": row.must[0], "error": row.must[1], "met": ratio >= row.must[0] and error <= row.must[1]},
-        "reach": [{"bytes": b, "error": e, "met": size <= b and error <= e} for b, e in row.reach],
+        "must": {
+            "ratio": row.must[0],
+            "error": row.must[1],
+            "met": _verdict(ratio >= row.must[0] and error <= row.must[1], len(results)),
+        },
+        "reach": [
+            {"bytes": b, "error": e, "met": _verdict(size <= b and error <= e, len(results))} for b, e in row.reach
+        ],
         "paper": dict(row.paper),
     }
+
+
+def _verdict(held: bool, count: int) -> str:
+    """Return ``met`` only for a mean of five seeds; fewer that hold are ``so far``."""
+    return "not met" if not held else "met" if count >= SEEDS else "so far"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Rebuild the rows that are named and write what came of them."""
     parser = argparse.ArgumentParser(prog="python -m proof.compression", description=__doc__)
     parser.add_argument("rows", nargs="*", metavar="ROW", help=", ".join(ROWS))
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="keep the runs here")
     parser.add_argument("--page", action="store_true", help="only write the table of the record into the docs")
@@ -274,7 +287,7 @@ _TEXT = {
     "en": (
         "| row | paper | ours, mean of seeds | seeds | must | reach for |",
         "{bytes:,.0f} bytes, {ratio:.0f}×, {error:.2f} % test error",
-        {True: "met", False: "not met"},
+        {"met": "met", "not met": "not met", "so far": "met so far, by fewer than five seeds"},
         "≥ {ratio:.0f}× at ≤ {error:.2f} %: {verdict}",
         "≤ {bytes:,} bytes at ≤ {error:.2f} %: {verdict}",
         "not recorded yet",
@@ -282,7 +295,7 @@ _TEXT = {
     "zh": (
         "| 行 | 论文 | 我们的结果，各种子的均值 | 种子数 | 必须 | 力求 |",
         "{bytes:,.0f} 字节，{ratio:.0f} 倍，测试错误率 {error:.2f} %",
-        {True: "达到", False: "未达到"},
+        {"met": "达到", "not met": "未达到", "so far": "目前达到，不足五个种子"},
         "≥ {ratio:.0f} 倍且 ≤ {error:.2f} %：{verdict}",
         "≤ {bytes:,} 字节且 ≤ {error:.2f} %：{verdict}",
         "尚无记录",
