@@ -115,7 +115,7 @@ def _search(work: Path, data: Data) -> None:
         retrain(subject, model, subject.settings.model_copy(update={"epochs": EPOCHS}), title="search, the chosen")
         done = Compressed(model, edits, {"candidates": rows, "chosen": chosen})
         write_dlz(work / "search.dlz", subject, done, "prune-channels", {"macs": chosen["share"]})
-    write_json(work / "search.json", done.report)
+    write_json(work / "candidates.json", {"schema": 1, **done.report})
 
 
 def _narrow(subject: Subject, shape: tuple[int, ...], share: float) -> tuple[Any, tuple[Edit, ...]]:
