@@ -11,9 +11,9 @@
 - efficient kernels: the LeNet-5 itself in ONNX Runtime instead of PyTorch.
 
 All are trained for one epoch; pruning and distillation take one more. Each row: test accuracy with its interval, bytes
-of the file that is delivered, multiply-adds of a picture, and the processor's time for one picture on one thread, all in turn in
-one process, as a ratio to the first row. One seed. The test split is read at the end. Networks are kept in FOLDER, so that
-``--seconds N`` may stop before the next step and a second call goes on.
+of the file that is delivered, multiply-adds of a picture, and the processor's time for one picture on one thread, all
+in turn in one process, as a ratio to the first row. One seed. The test split is read at the end. Networks are kept in
+FOLDER, so that ``--seconds N`` may stop before the next step and a second call goes on.
 """
 
 from __future__ import annotations
