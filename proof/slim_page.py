@@ -16,15 +16,15 @@ ROOT = Path(__file__).parent.parent
 PAGES = {language: ROOT / f"docs/{language}/slim.md" for language in ("en", "zh")}
 _HEADS = {
     "en": {
-        "speed": ("ResNet-56, batch 1, one core, ONNX Runtime", "multiply-adds", "fewer", "faster"),
+        "speed": ("ResNet-56, batch 1, one core, ONNX Runtime", "multiply-adds", "fewer", "faster (processor time)"),
         "distillation": ("network", "errors of 10,000", "each seed", "in the paper"),
-        "routes": ("route", "test accuracy", "file, bytes", "multiply-adds", "a picture, ms", "faster"),
+        "routes": ("route", "test accuracy", "file, bytes", "multiply-adds", "a picture, processor ms", "faster"),
         "pending": "Not measured yet: `{}`.",
     },
     "zh": {
-        "speed": ("ResNet-56，批量 1，单核，ONNX Runtime", "乘加次数", "减少到几分之一", "加速"),
+        "speed": ("ResNet-56，批量 1，单核，ONNX Runtime", "乘加次数", "减少到几分之一", "加速（处理器时间）"),
         "distillation": ("网络", "一万张中的错误数", "各个种子", "论文中"),
-        "routes": ("路线", "测试准确率", "文件字节数", "乘加次数", "每张毫秒", "加速"),
+        "routes": ("路线", "测试准确率", "文件字节数", "乘加次数", "每张处理器毫秒", "加速"),
         "pending": "尚未测量：`{}`。",
     },
 }
