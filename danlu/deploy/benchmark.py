@@ -76,19 +76,18 @@ def bench(
         data: feeds validation pictures; seeded noise when not given.
         threads: of every runtime; those the run's training found best when not given, else the usable cores.
         batches: pictures in one call.
-        seconds: about how long all batches take together, and each scenario; slow networks get fewer and shorter
-            repeats, but at least six.
-        repeats: at most so many.
-        scenarios: also single stream, offline and server, see :mod:`danlu.deploy.scenarios`.
+        seconds: about how long all batches take together, and each scenario.
+        repeats: at most so many; slow networks get fewer and shorter ones, but at least six.
+        scenarios: see :mod:`danlu.deploy.scenarios`; none when not given.
         spans: ``arrays``, and beside it ``network`` or ``files``, see ``SPANS``.
         eager: precisions of runs in eager PyTorch, ``fp32`` and ``bf16``.
         cold: processes to open each contender anew in, for load time, first answer and memory; none when 0.
 
     Returns:
-        ``threads``; ``settings``; ``rows``: ``runtime``, ``precision`` executed, ``batch``, ``median_ms``, ``p90_ms``
-        (None below 10 calls), ``p99_ms`` (below 100), ``pictures_per_second``, ``calls``; ``ratios``, how many times
-        as fast ``b`` is as ``a``: ``median``, ``low``, ``high``, ``repeats``; ``executed`` by each; and, where asked
-        for, ``spans``, ``scenarios`` and ``cold``. The record of a run that stands alone keeps all of it.
+        ``threads``; ``settings``; ``rows``: ``precision`` executed, ``median_ms``, ``p90_ms`` (None below 10 calls),
+        ``p99_ms`` (below 100), ``pictures_per_second``; ``ratios``, how many times as fast ``b`` is as ``a``, with
+        ``low`` and ``high``; ``executed`` by each; where asked for, ``spans``, ``scenarios`` and ``cold``. The record
+        of a run that stands alone keeps all of it.
 
     Raises:
         InputError: no run or artifact, a run alone that was not exported, or an option below its least value.
@@ -102,20 +101,18 @@ def bench(
     count = min(max(*batches, _COMPARED), _MOST_PICTURES)
     pictures = pictures_of(data, count, contenders[0].size, contenders[0].channels)
     logger.info("benchmark: %s with %d threads", ", ".join(c.name for c in contenders), threads)
-    found: dict[str, Any] = {}
-    load, watch = load_average(), Watch()
+    found, load, watch = dict[str, Any](), load_average(), Watch()
     with measuring(any(c.name.startswith("pytorch") for c in contenders), threads):
         compare_values(contenders, pictures[:_COMPARED])
         _measure_batches(contenders, pictures, batches, seconds / len(batches), repeats, spans)
         if scenarios is not None:
-            logger.info("benchmark: scenarios %s", ", ".join(scenarios.names))
             found["scenarios"] = measure_scenarios(contenders, pictures, scenarios, seconds)
     others = watch.check(threads)
     if cold:
         found["cold"] = _opened_anew(contenders, threads, cold)
     document = {"threads": threads, **_tables(contenders, batches, spans), **found}
-    given = "validation" if data is not None else "noise"
-    document["settings"] |= {"seconds": seconds, "load": load, "other_cores": others, "pictures": given}
+    document["settings"] |= {"seconds": seconds, "load": load, "other_cores": others}
+    document["settings"]["pictures"] = "validation" if data is not None else "noise"
     if trained is not None:
         trained.run.update_record(benchmark=document)
     return document
