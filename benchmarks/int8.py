@@ -29,8 +29,8 @@ from danlu.core.silence import silence
 from danlu.data.loader import Loader
 from danlu.deploy.benchmark import median_interval
 from danlu.deploy.capture import PREPROCESS_STAGE, STAGE_PREFIX, capture
-from danlu.deploy.graph import with_outputs
-from danlu.pipeline import data_of
+from danlu.deploy.graph_parts import with_outputs
+from danlu.single import data_of
 from danlu.tasks.trained import Trained, open_trained
 
 Pictures = Any

@@ -16,7 +16,7 @@ from typing import Any
 
 from danlu.compress import compress
 from danlu.evaluate import evaluate
-from danlu.pipeline import data_of
+from danlu.single import data_of
 from danlu.tasks.trained import open_trained
 
 

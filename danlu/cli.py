@@ -30,7 +30,8 @@ Usage: danlu VERB …          danlu VERB --help
   runs list|show              what was trained, with its figures
   eval RUN|ARTIFACT DATA      metrics with intervals, confusion matrix, worst samples
   analyze MODEL|RUN           parameters, multiply-adds, memory, time per layer
-  compress METHOD RUN         a smaller network as one coded file, NAME.dlz: deep, entropy, prune, share
+  compress METHOD RUN         a smaller network as one coded file, NAME.dlz: deep, entropy, prune, share, qat,
+                              prune-channels, distill
   compress quantize RUN       INT8, or the layers that stand against it
   export RUN                  one ONNX file, or --to openvino|ncnn|web|triton, with its parity proof
   parity A B DATA             whether two models agree, the first stage that does not, and why

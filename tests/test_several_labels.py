@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from danlu import pipeline
+from danlu import pipeline, single
 from danlu.core.errors import InputError
 from danlu.data.load import load_data
 from danlu.data.sample import ArrayDataset
@@ -102,17 +102,17 @@ def test_predictions_name_several_classes_or_none(run: Path, table: Path) -> Non
 def test_an_artifact_is_evaluated_as_its_run_and_never_on_data_of_classes(
     run: Path, table: Path, tmp_path: Path
 ) -> None:
-    found = pipeline.evaluate_any(run / "model.onnx", str(table))["results"]["test"]
+    found = single.evaluate_any(run / "model.onnx", str(table))["results"]["test"]
     record = json.loads((run / "record.json").read_text(encoding="utf-8"))
     assert found["f1_micro"]["value"] == pytest.approx(record["results"]["test"]["f1_micro"]["value"], abs=0.02)
     rows = [f"images/{n}.png,{name}" for n, name in enumerate(list(NAMED.values()) * 5)]
-    single = tmp_path / "single"
-    (single / "images").mkdir(parents=True)
+    plain = tmp_path / "single"
+    (plain / "images").mkdir(parents=True)
     for number in range(20):
-        (single / "images" / f"{number}.png").write_bytes((table / "images" / f"{number}.png").read_bytes())
-    (single / "labels.csv").write_text("\n".join(["name,labels", *rows]) + "\n", encoding="utf-8")
+        (plain / "images" / f"{number}.png").write_bytes((table / "images" / f"{number}.png").read_bytes())
+    (plain / "labels.csv").write_text("\n".join(["name,labels", *rows]) + "\n", encoding="utf-8")
     with pytest.raises(InputError, match="has one label a picture, the network was trained for multilabel"):
-        evaluate(run, load_data(single), "test")
+        evaluate(run, load_data(plain), "test")
 
 
 def test_weights_of_classes_are_refused(table: Path) -> None:

@@ -96,12 +96,7 @@ def quantize_openvino(
     model = _read(ov, source)
     before = _layers(model)
     _check_known(keep_float, [name for name, _ in before], str(source))
-    options: dict[str, Any] = {
-        "preset": nncf.QuantizationPreset.PERFORMANCE if preset == "performance" else nncf.QuantizationPreset.MIXED,
-        "subset_size": len(batches),
-        "model_type": nncf.ModelType.TRANSFORMER if transformer else None,
-        "ignored_scope": nncf.IgnoredScope(names=sorted(keep_float)) if keep_float else None,
-    }
+    options = _options(nncf, preset, len(batches), transformer, sorted(keep_float))
     with _quiet():
         dataset = nncf.Dataset(batches)
         if score is None or max_drop is None:
@@ -119,6 +114,15 @@ def quantize_openvino(
         max_drop=max_drop,
         seconds=time.perf_counter() - begin,
     )
+
+
+def _options(nncf: Any, preset: str, subset: int, transformer: bool, keep_float: list[str]) -> dict[str, Any]:
+    return {
+        "preset": nncf.QuantizationPreset.PERFORMANCE if preset == "performance" else nncf.QuantizationPreset.MIXED,
+        "subset_size": subset,
+        "model_type": nncf.ModelType.TRANSFORMER if transformer else None,
+        "ignored_scope": nncf.IgnoredScope(names=keep_float) if keep_float else None,
+    }
 
 
 def _check_known(wanted: Iterable[str], names: list[str], where: str) -> None:

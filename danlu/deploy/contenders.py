@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from danlu.core.errors import InputError
 from danlu.data.decode import prepare
 from danlu.deploy.artifact import ArtifactInfo, parse_model, read_bytes
-from danlu.deploy.graph import network_only, with_outputs
+from danlu.deploy.graph_parts import network_only, with_outputs
 from danlu.deploy.opening import CHOICE, is_artifact, open_artifact
 from danlu.deploy.runtimes.onnxruntime import OnnxRuntime
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from danlu.core.errors import CheckFailed, InputError
 from danlu.core.silence import silence
 from danlu.deploy.folder import FITTING
-from danlu.deploy.graph import floats_first, without_fitting
+from danlu.deploy.graph_parts import floats_first, without_fitting
 
 if TYPE_CHECKING:
     import onnx

@@ -94,7 +94,7 @@ def graph_front(model: onnx.ModelProto, size: tuple[int, int], channels: int) ->
     Raises:
         danlu.core.errors.InputError: ONNX Runtime cannot run them.
     """
-    from danlu.deploy.graph import fitting_steps
+    from danlu.deploy.graph_parts import fitting_steps
     from danlu.deploy.runtimes.onnxruntime import OnnxRuntime
 
     steps = fitting_steps(model)

@@ -85,7 +85,7 @@ def layers_between(model: onnx.ModelProto, first: Iterable[str], last: str) -> l
     """Return the layers that compute tensor ``last`` from the tensors ``first``, in their order."""
     import onnx
 
-    from danlu.deploy.graph import needed_nodes
+    from danlu.deploy.graph_parts import needed_nodes
 
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}

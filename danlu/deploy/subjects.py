@@ -16,7 +16,7 @@ from danlu.deploy.artifact import ArtifactInfo, parse_model, read_bytes
 from danlu.deploy.culprit import softmax
 from danlu.deploy.folder import MANIFEST, read_folder
 from danlu.deploy.front import Front, graph_front, shared_front
-from danlu.deploy.graph import with_outputs
+from danlu.deploy.graph_parts import with_outputs
 from danlu.deploy.runtimes import RUNTIMES, Runtime
 from danlu.deploy.runtimes.onnxruntime import OnnxRuntime
 

@@ -23,7 +23,8 @@ from danlu.deploy.card import model_card
 from danlu.deploy.convert import Converted, to_ncnn, to_openvino
 from danlu.deploy.export import check_data, info_of, network_graph, summary
 from danlu.deploy.folder import MANIFEST, write_folder
-from danlu.deploy.graph import IR_VERSION, OPSET, describe, without_fitting
+from danlu.deploy.graph import IR_VERSION, OPSET, describe
+from danlu.deploy.graph_parts import without_fitting
 from danlu.deploy.job import ExportJob
 from danlu.deploy.parity import TOLERANCE
 from danlu.deploy.subjects import ArtifactSubject, FolderSubject, Subject, threads_of

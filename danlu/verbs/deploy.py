@@ -38,7 +38,7 @@ def evaluate(
     tta
         Also measure with test-time augmentation: flip, or flip+shift (mirrored, and shifted by one pixel).
     """
-    from danlu.pipeline import evaluate_any
+    from danlu.single import evaluate_any
 
     document = evaluate_any(model, data, split, seed=seed, tta=tta)
     return Output(document, _metrics(document, split))
@@ -122,20 +122,14 @@ def export(
     if best:
         from danlu.verbs.speed import export_best
 
-        others = {
-            "--to": to != "onnx",
-            "--int8": int8,
-            "--no-int8": int8 is False,
-            "--bf16": bf16,
-            "--package": package,
-        }
+        others: dict[str, Any] = {"--to": to != "onnx", "--int8": int8, "--no-int8": int8 is False, "--bf16": bf16}
+        others |= {"--package": package}
         return export_best(run, others, max_drop=max_drop, batch=batch, out=out, threads=threads)
     if batch is not None:
         raise InputError("is for --best", where="--batch", mend="add --best")
     if max_drop is not None and (to != "onnx" or bf16 or int8 is False):
         raise InputError("is for INT8 in ONNX, and for --best", where="--max-drop", mend="leave it out")
-    more = {"to": to, "bf16": bf16, "package": package, "download": download}
-    return _export(run, int8, out, threads, _drop(max_drop), **more)
+    return _export(run, int8, out, threads, _drop(max_drop), to=to, bf16=bf16, package=package, download=download)
 
 
 def parity(
@@ -247,7 +241,7 @@ def _drop(max_drop: float | None) -> dict[str, Any]:
 def _export(
     run: Path, int8: bool | None, out: Path | None, threads: int | None, quantising: Mapping[str, Any], **more: Any
 ) -> Output:
-    from danlu.pipeline import export_run
+    from danlu.single import export_run
 
     record = export_run(run, int8=int8, quantising=quantising, out=out, threads=threads, **more)
     rows = [

@@ -74,7 +74,7 @@ def bench(
 def _measured(subjects: tuple[Path, ...], alone: bool, threads: int | None, options: dict[str, Any]) -> dict[str, Any]:
     """Measure a single run with its data, which then keeps the figures, and all else with noise."""
     if alone:
-        from danlu.pipeline import bench_run
+        from danlu.single import bench_run
 
         return bench_run(subjects[0], threads=threads, **options)
     from danlu.deploy.benchmark import bench as measure
@@ -84,7 +84,7 @@ def _measured(subjects: tuple[Path, ...], alone: bool, threads: int | None, opti
 
 def export_best(run: Path, others: Mapping[str, Any], **options: Any) -> Output:
     """Do ``danlu export RUN --best``; ``others`` are options that leave nothing to choose."""
-    from danlu.pipeline import best_run
+    from danlu.single import best_run
 
     if given := [name for name, value in others.items() if value]:
         raise InputError(f"{given[0]} with --best leaves nothing to choose", mend="give one of them")

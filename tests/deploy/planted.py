@@ -175,7 +175,7 @@ def artifact_model(network: Trained, data: Data) -> onnx.ModelProto:
 
 def foreign_model(eager: EagerSubject) -> onnx.ModelProto:
     """Return a graph as another exporter would write it: floats in, names of its own, batch normalisation as it is."""
-    from danlu.deploy.graph import needed_nodes
+    from danlu.deploy.graph_parts import needed_nodes
 
     graph = eager.graph(folded=False)
     assert graph is not None

@@ -21,7 +21,7 @@ from danlu.deploy.artifact import ArtifactInfo
 from danlu.deploy.benchmark import bench, pictures_of
 from danlu.deploy.cold import FACTS, cold_facts
 from danlu.deploy.contenders import Contender, compare_values, eager_answer, open_contenders, runtime_contender
-from danlu.deploy.graph import network_only
+from danlu.deploy.graph_parts import network_only
 from danlu.deploy.machine import Watch, memory_bytes
 from danlu.tasks.trained import open_trained
 from tests.deploy.trained_runs import save_changed

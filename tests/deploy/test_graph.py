@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danlu.data.decode import fit
-from danlu.deploy.graph import add_fitting, cleaned, fitting, with_outputs
+from danlu.deploy.graph import add_fitting, cleaned, fitting
+from danlu.deploy.graph_parts import with_outputs
 from danlu.deploy.runtimes.onnxruntime import OnnxRuntime
 
 RUNTIMES = {

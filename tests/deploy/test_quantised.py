@@ -18,7 +18,7 @@ from danlu.core.errors import CheckFailed
 from danlu.data.load import load_data
 from danlu.deploy.capture import capture
 from danlu.deploy.export import export
-from danlu.deploy.graph import with_outputs
+from danlu.deploy.graph_parts import with_outputs
 from danlu.deploy.quantised import roundings, with_roundings, without_rounding
 from danlu.deploy.runtimes.onnxruntime import OnnxRuntime
 from tests.compress.subjects import subject

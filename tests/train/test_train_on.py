@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from danlu import pipeline
+from danlu import single
 from danlu.core.errors import InputError, Stopped
 from danlu.core.records import RunFolder
 from danlu.data.sample import ArrayDataset, Joined, joined
@@ -65,7 +65,7 @@ def test_no_figure_of_validation_is_taken(whole: RunFolder, tmp_path: Path) -> N
         "trained_on": "train+validation",
     }
     with pytest.raises(InputError, match="give --split test"):
-        pipeline.evaluate_any(tmp_path / "model.onnx", "digits", "validation")
+        single.evaluate_any(tmp_path / "model.onnx", "digits", "validation")
     evaluate(whole.path, digits(), "test")
     text = build_report(whole).read_text(encoding="utf-8")
     assert "no figure of validation stands" in text

@@ -21,7 +21,7 @@ from danlu.core.errors import InputError, nearest_names
 from danlu.core.silence import silence
 from danlu.deploy.artifact import INPUT, ArtifactInfo, parse_model, read_bytes
 from danlu.deploy.folder import fit_outside, read_folder
-from danlu.deploy.graph import without_fitting
+from danlu.deploy.graph_parts import without_fitting
 from danlu.deploy.runtimes import RUNTIMES
 
 __all__ = ["OpenVINO"]
@@ -132,6 +132,7 @@ class OpenVINO:
 
         Taken from the executed graph; what a layer's kernel computes in may differ from what was asked for.
         """
+        silence()
         import openvino
 
         layers: Counter[str] = Counter()
