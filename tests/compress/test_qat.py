@@ -91,7 +91,7 @@ def test_a_trained_network_answers_alike_before_and_after_it_is_packed(
     inner = [row for row in done.report["layers"] if row["bits"] == bits and row["layer"] != "classifier"]
     for row in inner:
         assert state[f"{row['layer']}.codes"].numel() == -(-row["weights"] * bits // 8)
-    assert sum(len(one.payload) for one in coded) < sum(row["weights"] for row in done.report["layers"]) * 8
+    assert sum(len(one.payload) for one in coded.values()) < sum(row["weights"] for row in done.report["layers"]) * 8
     ends = [row["bits"] for row in done.report["layers"]]
     assert (ends[0], ends[-1]) == (8, 8)
     assert ends[1:-1] == [bits] * (len(ends) - 2)

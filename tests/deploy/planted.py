@@ -265,7 +265,9 @@ def pil_resize(resample: Image.Resampling, shape: Callable[[int, int], tuple[int
 
     def resize(pixels: Any) -> Any:
         height, width = (shape or (lambda h, w: resized_size(h, w, (SIDE, SIDE))))(*pixels.shape[:2])
-        return np.asarray(Image.fromarray(pixels).resize((width, height), resample))
+        grey = pixels.shape[2] == 1
+        made = np.asarray(Image.fromarray(pixels[..., 0] if grey else pixels).resize((width, height), resample))
+        return made[..., None] if grey else made
 
     return resize
 

@@ -149,7 +149,7 @@ def own_log() -> Iterator[None]:
         (["export", "{run}", "--best", "--int8"], "leaves nothing to choose"),
         (["export", "{run}", "--best", "--to", "ncnn"], "leaves nothing to choose"),
         (["export", "{run}", "--batch", "3"], "add --best"),
-        (["export", "{run}", "--max-drop", "0"], "add --best"),
+        (["export", "{run}", "--to", "ncnn", "--max-drop", "0"], "leave it out"),
         (["bench"], "nothing to measure"),
         (["bench", "{run}/none.onnx"], "no such file"),
         (["bench", "{run}/none.json"], "no such file"),

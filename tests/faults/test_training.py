@@ -22,6 +22,7 @@ from danlu.core import files
 from danlu.core.errors import InputError, Stopped
 from danlu.core.records import RunFolder, open_run_folder
 from danlu.data.sample import ArrayDataset, Subset
+from danlu.tasks import TASKS
 from danlu.tasks.classification import Batch, Classification
 from danlu.train import resume
 from danlu.train.checkpoint import Checkpoints
@@ -426,7 +427,7 @@ def test_b52_a_loss_that_is_not_finite_names_the_samples(
     victim = digits().train.ids[77]
     monkeypatch.setattr(_Poisoned, "victim", victim)
     monkeypatch.setattr(_Poisoned, "value", value)
-    monkeypatch.setattr("danlu.train.plan.Classification", _Poisoned)
+    monkeypatch.setattr(TASKS, "get", lambda name: _Poisoned)
     with pytest.raises(Diverged) as caught:
         run_tiny(tmp_path / "run", overrides={"batch_size": 8})
     assert caught.value.exit_code == 1
