@@ -21,9 +21,9 @@ from danlu.core.errors import InputError
 from danlu.models.base import VisionModel
 from danlu.tasks.preprocess import PictureModel
 from danlu.train.batches import make_batch
-from danlu.train.convolution import choose_kernels
+from danlu.train.convolution import choose_kernels, use_kernels
 from danlu.train.distributed import ALONE
-from danlu.train.fusion import choose_fused
+from danlu.train.fusion import choose_fused, use_fused
 from danlu.train.loop import Training
 from danlu.train.memory import free_bytes, kept_bytes, parts_for
 from danlu.train.optimizers import make_optimizer
@@ -71,6 +71,9 @@ def step_probe(training: Training, *, compiled: bool = False) -> Callable[[], No
     probe = copy.copy(training)
     probe.model, probe.transfer = _copy(training)
     if compiled:
+        # A compiled network runs as it is written, without kernels of our own.
+        use_kernels(probe.model.network, {})
+        use_fused(probe.model.network, ())
         probe.model.network.compile()
     probe.average = probe.scaler = None
     probe.world, probe.learner = ALONE, None
