@@ -6,17 +6,24 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
 from danlu import pipeline, single
 from danlu.core.errors import InputError
 from danlu.data.load import load_data
 from danlu.data.sample import ArrayDataset
 from danlu.deploy.artifact import read_artifact
+from danlu.deploy.culprit import sigmoid, softmax
+from danlu.deploy.parity import parity
 from danlu.deploy.predict import predict
+from danlu.deploy.program import Program
+from danlu.deploy.subjects import EagerSubject, open_subject
 from danlu.evaluate import evaluate
 from danlu.tasks.trained import open_trained
 from danlu.train.start import choose
@@ -119,3 +126,36 @@ def test_weights_of_classes_are_refused(table: Path) -> None:
     given = {"loss.class_weights": "inverse"}
     with pytest.raises(InputError, match="a picture with several labels has no one weight"):
         choose(load_data(table), model="lenet5", recipe=None, overrides=given, seed=0, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("answer", "cause"),
+    [
+        (None, None),
+        (softmax, "softmax instead of sigmoid"),
+        (lambda z: z, "the sigmoid is missing"),
+        (lambda z: sigmoid(sigmoid(z)), "sigmoid twice"),
+        (lambda z: sigmoid(z)[:, [1, 0, 2, 3]], "label order"),
+        (lambda z: sigmoid(2 * z), "a temperature"),
+    ],
+)
+def test_parity_expects_a_sigmoid(run: Path, table: Path, answer: Any, cause: str | None) -> None:
+    eager = open_subject(run, 1)
+    assert isinstance(eager, EagerSubject)
+    finding = parity(eager, Program(eager, answer=answer), load_data(table), threads=1)["finding"]
+    if cause is None:
+        assert finding is None
+    else:
+        assert (finding["stage"], cause in finding["cause"]) == ("post-processing", True), finding
+
+
+@pytest.mark.parametrize("decoded", [nn.Sigmoid(), nn.Softmax(dim=1)], ids=["sigmoid", "softmax"])
+def test_a_foreign_file_may_give_the_sigmoid(run: Path, table: Path, tmp_path: Path, decoded: nn.Module) -> None:
+    eager = open_subject(run, 1)
+    assert isinstance(eager, EagerSubject)
+    network = nn.Sequential(open_trained(run).model, decoded).eval()
+    path = tmp_path / "foreign.onnx"
+    picture = torch.from_numpy(eager.stages(np.zeros((1, *eager.size, eager.channels), np.uint8))["preprocess"])
+    torch.onnx.export(network, (picture,), path, dynamo=True, external_data=False, verbose=False)
+    found = parity(eager, path, load_data(table), threads=1)
+    assert found["passed"] is (isinstance(decoded, nn.Sigmoid))

@@ -5,6 +5,7 @@ A cause is a hypothesis that was tried and explains the values; where none does,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from danlu.deploy.graph_diff import rounding_of
 
-__all__ = ["input_cause", "logits_cause", "probabilities_cause", "softmax", "stage_cause"]
+__all__ = ["ANSWERS", "input_cause", "logits_cause", "probabilities_cause", "sigmoid", "softmax", "stage_cause"]
 
 Floats = NDArray[np.float32]
 _EXPLAINED = 2e-3
@@ -147,41 +148,52 @@ def _permuted(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.int6
     return order if _residual(flat_a[order], flat_b) < _EXPLAINED else None
 
 
-def logits_cause(ours: Floats, theirs: Floats) -> str | None:
+def logits_cause(ours: Floats, theirs: Floats, task: str = "classification") -> str | None:
     """Return the likely cause for logits [B, K] that differ, or None."""
     if ours.shape != theirs.shape:
         return f"label order: {theirs.shape[1]} classes, not {ours.shape[1]}"
     if (order := _permuted(ours.astype(np.float64), theirs.astype(np.float64))) is not None:
         return f"label order: the classes are in the order {order[:10].tolist()}"
-    if _residual(softmax(ours), theirs) < _EXPLAINED:
-        return "softmax twice: the logits are probabilities already"
+    if _residual(ANSWERS[task](ours), theirs) < _EXPLAINED:
+        return f"{ANSWERS[task].__name__} twice: the logits are probabilities already"
     return stage_cause(ours, theirs)
 
 
-def probabilities_cause(logits: Floats, theirs: Floats) -> str:
-    """Return the likely cause for probabilities [B, K] that are not the softmax of their logits."""
-    once = softmax(logits)
+def probabilities_cause(logits: Floats, theirs: Floats, task: str = "classification") -> str:
+    """Return the likely cause for probabilities [B, K] that are not the ``ANSWERS[task]`` of their logits."""
+    answer, other = ANSWERS[task], ANSWERS["classification" if task == "multilabel" else "multilabel"]
+    named, once = answer.__name__, answer(logits)
     if theirs.shape != logits.shape:
         return f"another shape: {list(theirs.shape[1:])}, not {list(logits.shape[1:])}"
-    if _residual(logits, theirs) < _EXPLAINED:
-        return "the softmax is missing"
-    if _residual(softmax(once), theirs) < _EXPLAINED:
-        return "softmax twice"
-    if _residual(1 / (1 + np.exp(-logits.astype(np.float64))), theirs) < _EXPLAINED:
-        return "sigmoid instead of softmax"
-    if _residual(np.log(np.maximum(once, 1e-30)), theirs) < _EXPLAINED:
-        return "logarithm of the probabilities instead of the probabilities"
+    made = {
+        f"the {named} is missing": logits,
+        f"{named} twice": answer(once),
+        f"{other.__name__} instead of {named}": other(logits),
+        "logarithm of the probabilities instead of the probabilities": np.log(np.maximum(once, 1e-30)),
+    }
+    for cause, values in made.items():
+        if _residual(values, theirs) < _EXPLAINED:
+            return cause
     if (order := _permuted(once.astype(np.float64), theirs.astype(np.float64))) is not None:
         return f"label order: the classes are in the order {order[:10].tolist()}"
-    if _residual(softmax(logits, axis=0), theirs) < _EXPLAINED:
+    if answer is softmax and _residual(softmax(logits, axis=0), theirs) < _EXPLAINED:
         return "softmax over the batch instead of the classes (axis)"
     for factor in (0.5, 2.0, 0.1, 10.0):
-        if _residual(softmax(logits * np.float32(factor)), theirs) < _EXPLAINED:
+        if _residual(answer(logits * np.float32(factor)), theirs) < _EXPLAINED:
             return f"a temperature: the logits are multiplied by {factor}"
-    return "they are not the softmax of the logits"
+    return f"they are not the {named} of the logits"
 
 
 def softmax(logits: NDArray[Any], axis: int = 1) -> NDArray[Any]:
     """Return the softmax of logits [B, K] over ``axis``."""
     powers = np.exp(logits - logits.max(axis=axis, keepdims=True))
     return np.asarray(powers / powers.sum(axis=axis, keepdims=True), dtype=logits.dtype)
+
+
+def sigmoid(logits: NDArray[Any]) -> NDArray[Any]:
+    """Return the sigmoid of logits of any shape."""
+    return np.asarray(1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -700, 700))), dtype=logits.dtype)
+
+
+# What makes a task's probabilities [B, K] of its logits.
+ANSWERS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {"classification": softmax, "multilabel": sigmoid}

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from danlu.core.errors import InputError
-from danlu.deploy.culprit import input_cause, logits_cause, probabilities_cause, softmax, stage_cause
+from danlu.deploy.culprit import ANSWERS, input_cause, logits_cause, probabilities_cause, stage_cause
 from danlu.deploy.foreign import ForeignSubject
 from danlu.deploy.front import compare_fronts
 from danlu.deploy.graph_diff import differences, layers_between
@@ -249,7 +249,7 @@ def _explained(
     if stage == _INPUT:
         step, cause = input_cause(wanted, given)
         return Finding(step, *size, cause)
-    if stage == LOGITS and (cause := logits_cause(wanted, given) or ""):
+    if stage == LOGITS and (cause := logits_cause(wanted, given, a.task) or ""):
         step = "post-processing" if cause.startswith("label order") else stage
         return Finding(step, *size, cause)
     before = rows[first - 1]["stage"] if first else None
@@ -287,17 +287,17 @@ def _between(subject: Any, graph: Any, before: str | None, stage: str) -> list[A
 
 
 def _answers(a: Subject, b: Any, pictures: NDArray[np.uint8]) -> tuple[list[Any], Finding | None]:
-    """Compare the probabilities with the softmax of the reference's logits."""
+    """Compare the probabilities with those that the reference's logits make in its task."""
     logits = a.logits(pictures)
     plain = _plain(b)
     given = b.probabilities(pictures)
     if set(a.classes) == set(b.classes) and given.shape == logits.shape:
         given = given[:, [list(b.classes).index(name) for name in a.classes]]
-    row = _row("post-processing", softmax(logits), given)
+    row = _row("post-processing", ANSWERS[a.task](logits), given)
     if isinstance(plain, ForeignSubject) and plain.gives == LOGITS and "prob" in plain.output_name.lower():
-        return [row], Finding("post-processing", None, None, "the softmax is missing")
+        return [row], Finding("post-processing", None, None, f"the {ANSWERS[a.task].__name__} is missing")
     coarse = b.precision != "fp32" or a.precision != "fp32"
     if row["relative"] is None or row["relative"] > (_COARSE if coarse else _PROBABILITY):
-        cause = probabilities_cause(logits, given)
+        cause = probabilities_cause(logits, given, a.task)
         return [row], Finding("post-processing", row["max_abs"], row["relative"], cause)
     return [row], None

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from danlu.core.environment import usable_cores
 from danlu.core.errors import InputError
 from danlu.deploy.artifact import parse_model
-from danlu.deploy.culprit import softmax
+from danlu.deploy.culprit import ANSWERS
 from danlu.deploy.front import Front
 from danlu.deploy.runtimes.onnxruntime import open_session
 
@@ -104,7 +104,7 @@ class ForeignSubject:
             pictures: a few, uint8 [B, h, w, C].
         """
         raw = self.raw(pictures)
-        if _adds_to_one(raw):
+        if self._probable(raw):
             self.gives = "probabilities"
         if self._type is np.uint8 or self._distance(raw, pictures) < _AGREES:
             return
@@ -117,7 +117,7 @@ class ForeignSubject:
 
     def _distance(self, raw: NDArray[Any], pictures: NDArray[np.uint8]) -> float:
         logits = self._guide.logits(pictures)
-        wanted = softmax(logits) if _adds_to_one(raw) else logits
+        wanted = ANSWERS[self.task](logits) if self._probable(raw) else logits
         if raw.shape != wanted.shape or not np.isfinite(raw).all():
             return float("inf")
         return float(np.abs(raw - wanted).max() / max(float(np.abs(wanted).max()), 1e-12))
@@ -152,6 +152,10 @@ class ForeignSubject:
         laid = floats.transpose(0, 2, 3, 1) if self._last else floats
         return np.ascontiguousarray(laid, dtype=self._type)
 
+    def _probable(self, raw: NDArray[Any]) -> bool:
+        """Whether an output reads as probabilities: of one choice they add to one, of several each is a share."""
+        return bool((raw >= 0).all() and (raw <= 1).all()) if self.task == "multilabel" else _adds_to_one(raw)
+
     def raw(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return its output [B, K] as it is."""
         return np.asarray(self._run(self._session, [self.output_name], pictures)[0], dtype=np.float32)
@@ -172,12 +176,15 @@ class ForeignSubject:
     def logits(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return logits [B, K], up to a constant where it gives probabilities, for uint8 pictures [B, h, w, C]."""
         raw = self.raw(pictures)
-        return np.log(np.maximum(raw, _LEAST)) if self.gives == "probabilities" else raw
+        if self.gives != "probabilities":
+            return raw
+        others = 1 - raw if self.task == "multilabel" else np.ones_like(raw)
+        return np.asarray(np.log(np.maximum(raw, _LEAST) / np.maximum(others, _LEAST)), dtype=np.float32)
 
     def probabilities(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return what it gives as probabilities [B, K], or the softmax of its logits."""
+        """Return what it gives as probabilities [B, K], or those that its logits make in its task."""
         raw = self.raw(pictures)
-        return raw if self.gives == "probabilities" else softmax(raw)
+        return raw if self.gives == "probabilities" else ANSWERS[self.task](raw)
 
     def stages(self, pictures: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """Return the values nearest to each stage of the reference; ``matches`` tells which tensors they are."""

@@ -19,7 +19,7 @@ from danlu.core.log import progress
 from danlu.data.decode import change_channels, decode
 from danlu.data.loader import Loader
 from danlu.deploy.artifact import parse_model, read_bytes
-from danlu.deploy.culprit import softmax
+from danlu.deploy.culprit import ANSWERS
 from danlu.deploy.subjects import LOGITS, ArtifactSubject, EagerSubject, Subject, open_subject, threads_of
 
 if TYPE_CHECKING:
@@ -290,8 +290,9 @@ def _compare_split(
     order = np.array([second.classes.index(name) for name in first.classes])
     loaders = [Loader(dataset, subject.size, subject.channels) for subject in (first, second)]
     ours = logits_of(first, loaders[0], f"parity {split}, a")
-    if getattr(second, "gives", LOGITS) == "probabilities":
-        ours = np.log(np.maximum(softmax(ours), 1e-30))
+    if getattr(second, "gives", LOGITS) == "probabilities" and first.task == "classification":
+        # The logarithm of a softmax is the logits less a constant; that of a sigmoid's odds is the logits themselves.
+        ours = np.log(np.maximum(ANSWERS[first.task](ours), 1e-30))
     try:
         theirs = logits_of(second, loaders[1], f"parity {split}, b", getattr(second, "batch", None) or BATCH)[:, order]
     except Exception as error:  # whatever the runtime raises for its graph: the steps are then looked at one by one

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from danlu.deploy.culprit import softmax
+from danlu.deploy.culprit import ANSWERS
 from danlu.deploy.front import Front, Pixels
 from danlu.deploy.subjects import LOGITS, EagerSubject
 
@@ -37,7 +37,7 @@ class Program:
         crop: [H', W', C] -> [h, w, C].
         normalise: uint8 [B, h, w, C] -> float32 [B, C, H, W], the network's input.
         network: the network's input -> logits [B, K].
-        answer: logits [B, K] -> probabilities [B, K].
+        answer: logits [B, K] -> probabilities [B, K]; without one, that of the guide's task.
         classes: the class names in the order of the logits.
     """
 
@@ -57,13 +57,13 @@ class Program:
         crop: Callable[[Pixels], Pixels] | None = None,
         normalise: Callable[[Pixels], Floats] | None = None,
         network: Callable[[Floats], Floats] | None = None,
-        answer: Callable[[Floats], Floats] = softmax,
+        answer: Callable[[Floats], Floats] | None = None,
         classes: Sequence[str] | None = None,
     ) -> None:
         own = guide.front
         self.name, self._guide = name, guide
         self.front = Front(decode or own.decode, colour or own.colour, resize or own.resize, crop or own.crop)
-        self._normalise, self._network, self._answer = normalise, network, answer
+        self._normalise, self._network, self._answer = normalise, network, answer or ANSWERS[guide.task]
         self.classes = tuple(classes) if classes is not None else guide.classes
         self.size, self.channels = guide.size, guide.channels
 

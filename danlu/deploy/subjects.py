@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from danlu.core.environment import usable_cores
 from danlu.core.errors import InputError
 from danlu.deploy.artifact import ArtifactInfo, parse_model, read_bytes
-from danlu.deploy.culprit import softmax
+from danlu.deploy.culprit import ANSWERS
 from danlu.deploy.folder import MANIFEST, read_folder
 from danlu.deploy.front import Front, graph_front, shared_front
 from danlu.deploy.graph_parts import with_outputs
@@ -151,7 +151,7 @@ class EagerSubject:
 
     def probabilities(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return probabilities [B, K] for uint8 pictures [B, h, w, C]."""
-        return softmax(self.logits(pictures))
+        return ANSWERS[self.task](self.logits(pictures))
 
     def pixels(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the network's input [B, C, H, W] before it is normalised, in 0…255."""
