@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from danlu.core.errors import InputError
+from danlu.core.signal_stack import signal_stack_kept
 from danlu.core.silence import silence
 
 __all__ = ["OpenVinoReport", "quantize_openvino"]
@@ -97,7 +98,7 @@ def quantize_openvino(
     before = _layers(model)
     _check_known(keep_float, [name for name, _ in before], str(source))
     options = _options(nncf, preset, len(batches), transformer, sorted(keep_float))
-    with _quiet():
+    with _quiet(), signal_stack_kept():
         dataset = nncf.Dataset(batches)
         if score is None or max_drop is None:
             model = nncf.quantize(model, dataset, **options)

@@ -58,6 +58,25 @@ def test_openvino(tiny: Trained, translated: onnx.ModelProto, data: Data, precis
     assert str(found["parity"][name]["test"]["n"]) in card
 
 
+SIGNAL = """
+import signal, sys
+from pathlib import Path
+from danlu.deploy.runtimes.openvino import OpenVINO
+signal.signal(signal.SIGTERM, lambda *_: print("saved"))
+for _ in range(2):
+    runtime = OpenVINO.load(Path(sys.argv[1]), threads=1)
+    del runtime
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+def test_a_signal_is_handled_after_openvino(tiny: Trained, translated: onnx.ModelProto, data: Data) -> None:
+    export_to(tiny, data, "openvino", threads=1)
+    path = tiny.run.path / "model.openvino"
+    done = subprocess.run([sys.executable, "-c", SIGNAL, str(path)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "saved\n"), done.stderr[-2000:]
+
+
 def test_pictures_of_any_size_and_number(tiny: Trained, translated: onnx.ModelProto, data: Data) -> None:
     export_to(tiny, data, "openvino", threads=1)
     runtime = OpenVINO.load(tiny.run.path / "model.openvino", threads=1)

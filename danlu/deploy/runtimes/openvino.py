@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from danlu.core.environment import usable_cores
 from danlu.core.errors import InputError, nearest_names
+from danlu.core.signal_stack import signal_stack_kept
 from danlu.core.silence import silence
 from danlu.deploy.artifact import INPUT, ArtifactInfo, parse_model, read_bytes
 from danlu.deploy.folder import fit_outside, read_folder
@@ -58,7 +59,8 @@ class OpenVINO:
             "PERFORMANCE_HINT": "LATENCY",
         }
         try:
-            self._compiled = core.compile_model(model, "CPU", settings)
+            with signal_stack_kept():
+                self._compiled = core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise _refusal(error, where) from None
         self._request = self._compiled.create_infer_request()
