@@ -99,7 +99,7 @@ def model_card(info: ArtifactInfo, name: str, runtime: str = "ONNX Runtime") -> 
     for split, found in info.parity.items():
         lines.append(
             f"| {split} | {found['n']:,} | {_figure(found['max_abs_logit_difference'])} | {found['flips']} | "
-            f"{100 * found['accuracy_b']:.2f} % | {'yes' if found['passed'] else 'no'} |"
+            f"{_percent(found['accuracy_b'])} | {'yes' if found['passed'] else 'no'} |"
         )
     lines += [
         "",
@@ -116,6 +116,11 @@ def model_card(info: ArtifactInfo, name: str, runtime: str = "ONNX Runtime") -> 
         "",
     ]
     return "\n".join(lines)
+
+
+def _percent(share: float | None) -> str:
+    """Return a share in per cent; there is none where training took the split."""
+    return "–" if share is None else f"{100 * share:.2f} %"
 
 
 def _plain(text: str) -> str:

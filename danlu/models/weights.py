@@ -204,7 +204,7 @@ def load_state(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> N
     """
     own = model.state_dict()
     missing = [f"missing {name} {list(own[name].shape)}" for name in own if name not in weights]
-    unexpected = [f"unexpected {name} {list(weights[name].shape)}" for name in weights if name not in own]
+    unexpected = [f"unexpected {name} {list(weights[name].shape)}" for name in sorted(weights) if name not in own]
     shapes = [
         f"shape of {name} is {list(weights[name].shape)}, the model has {list(own[name].shape)}"
         for name in own

@@ -152,7 +152,7 @@ def test_the_short_loop_learns_and_repeats_itself(attempt: Attempt) -> None:
         fit(network, plain(x, labels), 256, Fit(epochs=10, batch=32, lr=0.5, max_norm=1.0, half=False), attempt)
         weights.append(network.weight.detach().clone())
         assert count_errors(network, x, labels) < 20
-        assert float(network.weight.norm(dim=1).max()) <= 1.0 + 1e-5
+        assert float(network.weight.detach().norm(dim=1).max()) <= 1.0 + 1e-5
     assert torch.equal(*weights)
 
 

@@ -122,7 +122,7 @@ def test_one_step_is_enough(schedule: Any) -> None:
         ({"schedule.name": "step", "schedule.milestones": [0.5, 0.2]}, "milestones must rise"),
         ({"schedule.name": "piecewise", "schedule.points": [[0.5, 1], [0.5, 0]]}, "rising first numbers"),
         ({"schedule.name": "sgdr", "schedule.t_mult": 0.5}, "schedule.t_mult = 0.5"),
-        ({"schedule.cycles": 3}, "unknown key 'schedule.cycles'"),
+        ({"schedule.cycles": 3}, "schedule.name = cosine has no key 'cycles'; cyclic has it"),
     ],
 )
 def test_what_does_not_fit_is_named(override: dict[str, Any], message: str) -> None:
