@@ -25,8 +25,8 @@ __all__ = ["STEPS", "Front", "FrontRow", "Pixels", "compare_fronts", "graph_fron
 
 Pixels = NDArray[np.uint8]
 STEPS = ("decode", "colour order", "resize", "crop")
-# ONNX Runtime resizes with Pillow's fixed-point arithmetic; it differs by one level, in noise rarely by two, up as often
-# as down: in pictures of nothing but noise one value in five, while their mean is off by 0.02 levels at most.
+# ONNX Runtime resizes with Pillow's fixed-point arithmetic; it differs by one level, in noise rarely by two, and up as
+# often as down: of pictures of nothing but noise one value in five, while their mean is off by 0.02 levels at most.
 _MOST_LEVELS = 2
 _MOST_MEAN_LEVELS = 0.3
 _MOST_SHIFT_LEVELS = 0.1
