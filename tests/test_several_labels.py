@@ -15,6 +15,7 @@ from PIL import Image
 from torch import nn
 
 from danlu import pipeline, single
+from danlu.compress import compress
 from danlu.core.errors import InputError
 from danlu.data.load import load_data
 from danlu.data.sample import ArrayDataset
@@ -120,6 +121,11 @@ def test_an_artifact_is_evaluated_as_its_run_and_never_on_data_of_classes(
     (plain / "labels.csv").write_text("\n".join(["name,labels", *rows]) + "\n", encoding="utf-8")
     with pytest.raises(InputError, match="has one label a picture, the network was trained for multilabel"):
         evaluate(run, load_data(plain), "test")
+
+
+def test_compression_is_refused(run: Path, table: Path) -> None:
+    with pytest.raises(InputError, match="is for multilabel"):
+        compress(run, "prune", data=load_data(table), device="cpu", threads=1)
 
 
 def test_weights_of_classes_are_refused(table: Path) -> None:

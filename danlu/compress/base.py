@@ -144,9 +144,15 @@ def subject_of(
         threads: processor threads; those of the run by default.
 
     Raises:
-        InputError: it cannot be opened, or the data is not what it was trained on.
+        InputError: it cannot be opened, it was trained on the validation split too or for another task than
+            classification, or the data is not what it was trained on.
     """
     trained = source if isinstance(source, Trained) else open_trained(source)
+    if trained.task.name != Classification.name:
+        raise InputError(f"is for {trained.task.name}", where=trained.run.name, allowed=[Classification.name])
+    if trained.trained_on != "train":
+        what = f"was trained on {trained.trained_on}, and compression chooses by the validation split"
+        raise InputError(what, where=trained.run.name, mend="train with --set train_on=train")
     effective = trained.config["effective"]
     used = effective["data"]
     if data is None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from danlu import single
+from danlu.compress import compress
 from danlu.core.errors import InputError, Stopped
 from danlu.core.records import RunFolder
 from danlu.data.sample import ArrayDataset, Joined, joined
@@ -55,6 +56,8 @@ def test_the_record_says_so_and_the_last_weights_are_taken(whole: RunFolder) -> 
 def test_no_figure_of_validation_is_taken(whole: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="trained on train and validation"):
         evaluate(whole.path, digits(), "validation")
+    with pytest.raises(InputError, match="compression chooses by the validation split"):
+        compress(whole.path, "prune", data=digits(), device="cpu", threads=1)
     found = export(whole.path, digits(), out=tmp_path, int8=False)
     assert found["parity"]["fp32"]["validation"]["accuracy_a"] is None
     assert found["parity"]["fp32"]["validation"]["passed"]
