@@ -33,7 +33,7 @@ def test_the_config_says_what_was_asked_and_what_took_effect(finished: RunFolder
     assert config["requested"]["model"] == "lenet5"
     assert config["requested"]["set"] == TINY
     assert effective["model"] == {"name": "lenet5", "num_classes": 10, "in_channels": 1}
-    machine = {"device": "cpu", "threads": 1, "precision": "fp32", "channels_last": True, "kernels": {}}
+    machine = {"device": "cpu", "threads": 1, "precision": "fp32", "channels_last": True, "kernels": {}, "fused": []}
     assert effective["machine"] == machine
     assert effective["train"]["optimizer"]["nesterov"] is True
     assert effective["train"]["epochs"] == 2
