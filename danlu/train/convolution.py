@@ -106,7 +106,10 @@ def _is_plain(module: nn.Module) -> bool:
 
 
 def use_kernels(network: nn.Module, chosen: Mapping[str, str]) -> None:
-    """Let the convolutions of ``network`` named in ``chosen`` compute their weight gradient by that algorithm."""
+    """Let the convolutions of ``network`` named in ``chosen``, and no others, take that algorithm's weight gradient."""
+    for module in network.modules():
+        if module.__dict__.pop("weight_gradient", None):
+            del module.__dict__["forward"]
     for name, algorithm in chosen.items():
         module = network.get_submodule(name)
         # A bound method, unlike a closure, goes along when the network is copied.

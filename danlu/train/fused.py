@@ -7,6 +7,7 @@ equal within the rounding of the format, not bit for bit.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -115,7 +116,7 @@ def _fits(x: Tensor) -> bool:
     return right and x.dim() == 4 and x.numel() > 0 and x.is_contiguous(memory_format=_LAST)
 
 
-class Fused(nn.Module):
+class Fused(nn.Module, ABC):
     """A place of the graph that has two ways: the library's, and ours where ``native`` says so.
 
     Attributes:
@@ -130,21 +131,21 @@ class Fused(nn.Module):
     native: bool
     measured: Measured | None
 
+    @abstractmethod
     def library(self, x: Tensor, rest: Tensor | None = None) -> Tensor:
         """Return what the network's code says."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fused(self, x: Tensor, rest: Tensor | None = None) -> Tensor:
         """Return the same by our kernel."""
-        raise NotImplementedError
 
     def can(self, x: Tensor, rest: Tensor | None) -> bool:
         """Return whether our kernel can do it."""
         return _fits(x) and (rest is None or (_fits(rest) and rest.shape == x.shape and rest.dtype == x.dtype))
 
+    @abstractmethod
     def describe(self) -> str:
         """Return what the time depends on, beside the shape."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor, rest: Tensor | None = None) -> Tensor:
         """Return the output by the way that was chosen."""

@@ -140,10 +140,12 @@ def _pooling(node: fx.Node, called: nn.Module | None) -> tuple[int, int, int] | 
 
 
 def use_fused(network: nn.Module, chosen: Iterable[str]) -> list[str]:
-    """Let ``network``, in training, take our kernels at the places ``chosen``; return those that could be.
+    """Let ``network``, in training, take our kernels at ``chosen`` places and no others; return those it could.
 
     The module tree, its names and its state stay as they are.
     """
+    if network.__dict__.pop("fused_graph", None) is not None:
+        del network.__dict__["forward"]
     wanted = set(chosen)
     if not wanted or load_kernels() is None or (found := _traced(network)) is None:
         return []

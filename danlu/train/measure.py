@@ -19,9 +19,9 @@ import torch
 from danlu.core.environment import usable_cores
 from danlu.core.errors import InputError
 from danlu.train.batches import make_batch
-from danlu.train.convolution import choose_kernels
+from danlu.train.convolution import choose_kernels, use_kernels
 from danlu.train.distributed import ALONE
-from danlu.train.fusion import choose_fused
+from danlu.train.fusion import choose_fused, use_fused
 from danlu.train.loop import Training
 from danlu.train.memory import free_bytes, kept_bytes, parts_for
 from danlu.train.optimizers import make_optimizer
@@ -68,6 +68,9 @@ def step_probe(training: Training, *, compiled: bool = False) -> Callable[[], No
     probe = copy.copy(training)
     probe.model = copy.deepcopy(training.model)
     if compiled:
+        # A compiled network runs as it is written, without kernels of our own.
+        use_kernels(probe.model.network, {})
+        use_fused(probe.model.network, ())
         probe.model.network.compile()
     probe.average = probe.scaler = None
     probe.world, probe.learner = ALONE, None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
 
@@ -27,7 +26,7 @@ class Measured:
 
     def __init__(self, kind: str) -> None:
         machine = f"{processor_name()} torch {torch.__version__}"
-        self.path = Path(cache_home() / "measured" / f"{kind}-{sha256_bytes(machine.encode())[:16]}.json")
+        self.path = cache_home() / "measured" / f"{kind}-{sha256_bytes(machine.encode())[:16]}.json"
         self.known = self._read()
         self._before = len(self.known)
 

@@ -305,6 +305,21 @@ def test_a_run_measures_once_writes_it_down_and_resumes_with_it(
     assert hashes(plain) != kept
 
 
+def test_a_compiled_run_takes_none_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was measured before compiling was found to pay must not stay in the network: resume would not have it."""
+    names = _places(create_model("resnet20"))
+    monkeypatch.setattr("danlu.train.measure.choose_fused", lambda network, forward: names)
+    monkeypatch.setattr("danlu.train.measure.choose_kernels", lambda network, forward: {"stage3.0.conv2": "patches"})
+    monkeypatch.setattr("danlu.train.start.choose_compile", lambda training, seconds: (True, "it pays", seconds))
+    monkeypatch.setattr(nn.Module, "compile", lambda network: None)
+    small = {"epochs": 1, "batch_size": 256, "precision": "bf16"}
+    run = run_tiny(tmp_path / "run", model="resnet20", overrides={**small, "kernels": "auto", "compile": "auto"})
+    machine = run.read_config()["effective"]["machine"]
+    assert (machine["fused"], machine["kernels"]) == ([], {})
+    plain = run_tiny(tmp_path / "plain", model="resnet20", overrides={**small, "compile": True})
+    assert hashes(run) == hashes(plain)
+
+
 def _unfinish(run: Any) -> None:
     record = run.read_record()
     del record["train"]
