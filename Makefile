@@ -43,6 +43,12 @@ proof: setup-test data
 	OMP_NUM_THREADS=1 $(BIN)/python -m proof --every 0/2 & OMP_NUM_THREADS=1 $(BIN)/python -m proof --every 1/2; wait
 	$(BIN)/python -m proof
 	OMP_NUM_THREADS=1 $(BIN)/python -m proof.kills
+	OMP_NUM_THREADS=1 $(BIN)/python -m proof.exports
+	OMP_NUM_THREADS=1 $(BIN)/python -m proof.parity
+	OMP_NUM_THREADS=1 $(BIN)/python -m proof.pruning
+	OMP_NUM_THREADS=1 $(BIN)/python -m proof.compression
+	OMP_NUM_THREADS=1 $(BIN)/python -m proof.distillation --work $(VENV)/proof/distillation
+	OMP_NUM_THREADS=1 $(BIN)/python -m proof.routes --work $(VENV)/proof/routes
 
 bench: setup data
 	$(BIN)/python -m benchmarks.main_job digits mnist fashion-mnist cifar10
