@@ -33,7 +33,7 @@ check: setup-test
 
 # One thread a worker: two spinning threads beside a busy neighbour are slower than one.
 test: setup-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 # The real data sets that tests about learning use when they are there (about 70 MB).
 data: setup

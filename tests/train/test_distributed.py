@@ -39,8 +39,6 @@ from tests.train.ranks import AFTER, KINDS, SETTINGS, stop_on, train_as
 
 ROOT = Path(__file__).parents[2]
 HERE = ("--standalone", "--nproc-per-node", "2")
-# One worker does all of this file: launches are shared, and torchrun waits 30 s for a hung process, while others run.
-pytestmark = pytest.mark.xdist_group("distributed")
 
 
 @dataclass
