@@ -26,6 +26,7 @@ from danlu.data.load import Data, load_data
 from danlu.data.sample import Dataset
 from danlu.models.base import VisionModel
 from danlu.tasks.classification import Classification
+from danlu.tasks.losses import class_weights
 from danlu.tasks.preprocess import PreprocessSettings
 from danlu.tasks.trained import Trained, open_trained
 from danlu.train.precision import choose_device
@@ -163,7 +164,8 @@ def subject_of(
     chosen = choose_device(device)
     machine = effective.get("machine") or {}
     config = make_settings(TrainConfig, effective.get("train") or {}, f"{trained.run.name}, train")
-    task = Classification(trained.classes, config.label_smoothing, config.loss)
+    weights = class_weights(config.loss, torch.from_numpy(data.train.labels), len(trained.classes))
+    task = Classification(trained.classes, config.label_smoothing, config.loss, weights)
     return Subject(
         model=copy.deepcopy(trained.model).to(chosen).eval(),
         build=dict(effective["model"]),

@@ -22,6 +22,7 @@ from danlu.compress.prune import retraining
 from danlu.compress.retrain import Hooks, retrain, validate
 from danlu.compress.soft_targets import distillation_loss
 from danlu.core.errors import InputError
+from danlu.core.seeds import derive_seed
 from danlu.core.settings import Settings
 from danlu.models import create_model
 from danlu.models.base import VisionModel
@@ -167,6 +168,7 @@ class _Hints(nn.Module):
         super().__init__()
         self.pairs, self.seen = dict(pairs), dict[str, Tensor]()
         x = torch.zeros(1, subject.preprocess.channels, *subject.preprocess.input_size, device=subject.device)
+        torch.manual_seed(derive_seed("distill/hints", subject.seed))
         with torch.no_grad():
             ours, theirs = student.eval().features(x), teacher.eval().features(x)
         regressors = {}

@@ -37,8 +37,10 @@ from danlu.tasks.trained import Trained
 __all__ = ["build_model", "open_dlz", "write_dlz"]
 
 # A file of n bytes may stand for at most this many weights: a few bytes that ask for gigabytes are refused.
-_WEIGHTS_FREE, _WEIGHTS_A_BYTE = 4_000_000, 20_000
+_WEIGHTS_FREE, _WEIGHTS_A_BYTE = 4_000_000, 500
 _USED = ("name", "source", "hash", "classes", "seed")
+# What a retraining takes from the run's own training.
+_TRAIN = {"augment", "batch_size", "loss"}
 
 
 def write_dlz(
@@ -74,6 +76,7 @@ def write_dlz(
         "data": used,
         "task": subject.task.name,
         "label_smoothing": subject.task.label_smoothing,
+        "train": subject.settings.model_dump(mode="json", include=_TRAIN, exclude_defaults=True),
         "seed": subject.effective.get("seed", 0),
         "weights": subject.weights_hash,
         "method": {"name": method, "settings": dict(settings), "seed": subject.seed},
@@ -113,10 +116,7 @@ def open_dlz(path: Path | str) -> Trained:
     parsed = parse(data, where)
     header = parsed.header
     settings = make_settings(PreprocessSettings, _section(header, "preprocess", where), f"{where}, preprocess")
-    used = _section(header, "data", where)
-    classes = used.get("classes")
-    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
-        raise InputError("data.classes is no list of names", where=where)
+    used, classes = _data(header, where)
     task = header.get("task")
     if not isinstance(task, str) or TASKS.check(task, where) != Classification.name:
         raise InputError(f"task {task!r} cannot be opened", where=where, allowed=[Classification.name])
@@ -131,7 +131,7 @@ def open_dlz(path: Path | str) -> Trained:
         "task": task,
         "model": build,
         "preprocess": header["preprocess"],
-        "train": {"label_smoothing": smoothing},
+        "train": {**_section({"train": {}, **header}, "train", where), "label_smoothing": smoothing},
         "seed": seed,
     }
     config = {"schema": 1, "requested": {"method": header.get("method")}, "effective": effective}
@@ -147,6 +147,23 @@ def open_dlz(path: Path | str) -> Trained:
         which="coded",
         edits=edits,
     )
+
+
+def _data(header: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
+    """Return what the header says of the data, and the names of the classes."""
+    used = _section(header, "data", where)
+    classes = used.get("classes")
+    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
+        raise InputError("data.classes is no list of names", where=where)
+    if len(set(classes)) < len(classes):
+        raise InputError("data.classes names a class twice", where=where)
+    for key in ("name", "source", "hash"):
+        if not isinstance(used.get(key), str):
+            raise InputError(f"data.{key} is no text", where=where)
+    seed = used.get("seed")
+    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
+        raise InputError("data.seed is no number", where=where)
+    return used, classes
 
 
 def _rebuilt(

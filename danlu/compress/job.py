@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from danlu.compress import METHODS
 from danlu.compress.base import Compressed, subject_of
 from danlu.compress.codings import Coded
-from danlu.compress.dlz import open_dlz, write_dlz
+from danlu.compress.dlz import build_model, open_dlz, write_dlz
+from danlu.compress.edits.quantise import quantised_layers
 from danlu.compress.retrain import validate
 from danlu.core.errors import CheckFailed, InputError
-from danlu.core.files import check_writable, sha256_file, write_json
+from danlu.core.files import check_writable, read_json, sha256_file, write_json
 from danlu.core.log import logger
 from danlu.core.records import SCHEMA
 from danlu.core.settings import apply_overrides
@@ -46,6 +48,9 @@ def run_method(
     settings = apply_overrides(thing.Settings(), overrides)
     trained = run if isinstance(run, Trained) else open_trained(run)
     path = target_of(trained, method, out)
+    if layer := next((name for name, _ in quantised_layers(trained.model)), None):
+        what = f"is quantised already (layer {layer}), and whole numbers are not trained on"
+        raise InputError(what, where=trained.run.name, mend="compress the float network first, danlu compress qat last")
     subject = subject_of(trained, data, seed=seed, device=device, threads=threads)
     begin = time.perf_counter()
     with subject.settled():
@@ -86,8 +91,20 @@ def target_of(trained: Trained, method: str, out: Path | None) -> Path:
         raise InputError("is the file that is compressed", where=str(out), mend="give another --out")
     if not out.parent.is_dir():
         raise InputError("no such folder", where=str(out.parent), mend="make it, or give another --out")
+    report = out.with_suffix(".json")
+    if report.exists() and not _is_report(report):
+        what = f"its report would replace {report.name}, which no compression wrote"
+        raise InputError(what, where=str(out), mend="give another --out")
     check_writable(out.parent)
     return out
+
+
+def _is_report(path: Path) -> bool:
+    try:
+        document = read_json(path)
+    except InputError:
+        return False
+    return isinstance(document, dict) and {"schema", "method", "file", "sha256"} <= document.keys()
 
 
 def _check_readable(path: Path, done: Compressed) -> None:
@@ -96,17 +113,30 @@ def _check_readable(path: Path, done: Compressed) -> None:
     wrong = [
         name
         for name, value in done.model.state_dict().items()
-        if name not in found or not torch.equal(found[name], value.detach().cpu())
+        if name not in found or not _same_bits(found[name], value.detach().cpu())
     ]
     if wrong:
         path.unlink()
         raise CheckFailed(f"{path} does not hold {', '.join(wrong[:5])} as they were; it was removed")
 
 
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are the same bit for bit; 0.0 and -0.0 are not."""
+    return torch.equal(a, b) and (not a.is_floating_point() or torch.equal(a.signbit(), b.signbit()))
+
+
+def _dense_bytes(trained: Trained) -> int:
+    """Return the bytes in float32 of the network as it was built, before any edit; counters are not counted."""
+    counts = len(trained.classes), trained.preprocess.settings.channels
+    with torch.device("meta"):
+        built = build_model(dict(trained.config["effective"]["model"]), counts, trained.run.name)
+    return sum(4 * value.numel() for value in built.state_dict().values() if value.is_floating_point())
+
+
 def _sizes(path: Path, trained: Trained, done: Compressed, coded: dict[str, Coded]) -> dict[str, Any]:
-    """Return the file's bytes, what they are for, and the tensors; the ratio is to float32 parameters and buffers."""
+    """Return the file's bytes, what they are for, and the tensors; the ratio is to the float32 network."""
     size = path.stat().st_size
-    dense = sum(value.numel() * value.element_size() for value in trained.model.state_dict().values())
+    dense = _dense_bytes(trained)
     split: dict[str, int] = {}
     for one in coded.values():
         for key, count in one.split.items():

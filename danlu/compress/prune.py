@@ -115,10 +115,10 @@ def magnitude_masks(
     free = {name: weight.detach() for name, weight in weights.items() if name not in wanted}
     if by == "global" and free:
         scores = {name: weight.abs() / weight.std().clamp(min=1e-12) for name, weight in free.items()}
-        limit = _limit(torch.cat([score.flatten() for score in scores.values()]), share)
-        # Each layer keeps at least one weight: a layer of zeros would cut the network in two.
+        kept = _most(torch.cat([score.flatten() for score in scores.values()]), share)
+        parts = dict(zip(scores, torch.split(kept, [score.numel() for score in scores.values()]), strict=True))
         return {
-            name: (scores[name] >= min(limit, float(scores[name].max()))) if name in free else _largest(w, wanted[name])
+            name: _at_least_one(parts[name].view_as(w), w) if name in free else _largest(w, wanted[name])
             for name, w in weights.items()
         }
     if by == "sensitivity" and free:
@@ -137,14 +137,23 @@ def _balanced(layers: dict[str, tuple[float, int]], share: float) -> dict[str, f
 
 
 def _largest(weight: Tensor, share: float) -> Tensor:
-    size = weight.detach().abs()
-    return size >= min(_limit(size.flatten(), share), float(size.max()))
+    return _at_least_one(_most(weight.detach().abs().flatten(), share).view_as(weight), weight)
 
 
-def _limit(scores: Tensor, share: float) -> float:
-    """Return the score that ``share`` of ``scores`` [N] reach."""
+def _at_least_one(mask: Tensor, weight: Tensor) -> Tensor:
+    """Keep the largest weight of a layer that would lose all: a layer of zeros cuts the network in two."""
+    if not mask.any():
+        mask.view(-1)[weight.detach().abs().argmax()] = True
+    return mask
+
+
+def _most(scores: Tensor, share: float) -> Tensor:
+    """Return which of ``scores`` [N] are the largest ``share``; of equal ones the first, and none that are zero."""
     kept = max(1, round(share * scores.numel()))
-    return float(scores.kthvalue(scores.numel() - kept + 1).values)
+    limit = scores.kthvalue(scores.numel() - kept + 1).values
+    mask, equal = scores > limit, scores == limit
+    mask |= equal & (equal.cumsum(0) <= kept - mask.sum())
+    return mask & (scores > 0)
 
 
 @torch.no_grad()

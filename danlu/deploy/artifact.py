@@ -21,7 +21,7 @@ from danlu.core.errors import InputError
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["INPUT", "SCHEMA", "ArtifactInfo", "parse_model", "read_artifact", "read_bytes", "sealed"]
+__all__ = ["INPUT", "SCHEMA", "ArtifactInfo", "is_sealed", "parse_model", "read_artifact", "read_bytes", "sealed"]
 
 SCHEMA = 1
 INPUT = "pictures"
@@ -199,6 +199,11 @@ def _digest(data: bytes, begin: int) -> bytes:
     found.update(_NO_DIGEST.encode())
     found.update(view[begin + len(_NO_DIGEST) :])
     return found.hexdigest().encode()
+
+
+def is_sealed(data: bytes) -> bool:
+    """Return whether bytes that :func:`read_bytes` gave carry a digest, as all that this tool exports does."""
+    return data.rfind(_DIGEST_BEGINS) >= 0
 
 
 def _check_digest(data: bytes, where: str, sealed_only: bool) -> None:

@@ -150,7 +150,7 @@ class ExportJob:
     def list_artifact(self, name: str, path: Path, size: int, digest: str) -> None:
         """Put a delivered artifact into the record's section; its path is relative where it lies in the run."""
         inside = path.parent.resolve() == self.trained.run.path.resolve()
-        self.artifacts[name] = {"file": path.name if inside else str(path), "bytes": size, "sha256": digest}
+        self.artifacts[name] = {"file": path.name if inside else str(path.resolve()), "bytes": size, "sha256": digest}
 
     def leave_out(self, name: str, path: Path, reason: str) -> None:
         """Record that an artifact is not delivered; one of an earlier export is removed, so that nobody ships it."""

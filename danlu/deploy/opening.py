@@ -116,9 +116,15 @@ def runtime_of(path: Path) -> str:
 
 def _load(path: Path, name: str, threads: int, options: dict[str, Any]) -> Runtime:
     if name == "onnxruntime":  # without the registry, whose index need not be read
+        from danlu.deploy.artifact import is_sealed, read_bytes
         from danlu.deploy.runtimes.onnxruntime import OnnxRuntime
 
-        return OnnxRuntime.load(path, threads=threads, **options)
+        data = read_bytes(path)
+        if not is_sealed(data):
+            from danlu.deploy.hostile import load_unknown
+
+            load_unknown(path)
+        return OnnxRuntime.load(data, threads=threads, where=str(path), **options)
     from danlu.deploy.runtimes import RUNTIMES
 
     loader: Any = RUNTIMES.get(RUNTIMES.check(name, str(path)))

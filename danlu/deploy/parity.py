@@ -18,7 +18,7 @@ from danlu.core.errors import InputError
 from danlu.core.log import progress
 from danlu.data.decode import change_channels, decode
 from danlu.data.loader import Loader
-from danlu.deploy.artifact import parse_model, read_bytes
+from danlu.deploy.artifact import is_sealed, parse_model, read_bytes
 from danlu.deploy.culprit import ANSWERS
 from danlu.deploy.subjects import LOGITS, ArtifactSubject, EagerSubject, Subject, open_subject, threads_of
 
@@ -232,13 +232,15 @@ def _opened(source: Path | str | Trained | Subject, threads: int, guide: Subject
     """Open one side; a foreign file needs the other one, which came first, to be understood."""
     if hasattr(source, "logits") and hasattr(source, "front"):
         return cast("Subject", source)
-    if isinstance(source, Path | str) and Path(source).is_file():
+    coded = isinstance(source, Path | str) and Path(source).suffix.lower() in (".dlz", ".json")
+    if isinstance(source, Path | str) and Path(source).is_file() and not coded:
         from danlu.deploy.foreign import ForeignSubject, is_foreign
         from danlu.deploy.hostile import load_unknown
 
         data = read_bytes(Path(source))
-        if is_foreign(parse_model(data, str(source))):
+        if not is_sealed(data):
             load_unknown(Path(source))
+        if is_foreign(parse_model(data, str(source))):
             if guide is None:
                 mend = "give the run or the artifact first, the foreign file second"
                 raise InputError("is a foreign ONNX file, and cannot be the reference", where=str(source), mend=mend)

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from danlu.core.errors import CheckFailed, InputError
+from danlu.core.errors import CheckFailed, DanluError, InputError
 from danlu.core.log import progress
 from danlu.data.decode import prepare
 from danlu.deploy.artifact import ArtifactInfo
 from danlu.deploy.opening import open_artifact
+from danlu.deploy.runtimes import Runtime
 
 __all__ = ["predict"]
 
@@ -60,13 +61,28 @@ def predict(
             batch = paths[start : start + _BATCH]
             decoded = _decode(batch, info, broken)
             if not broken:
-                answers = runtime.predict(np.stack(decoded), ["probabilities"])["probabilities"]
+                answers = _answers(runtime, np.stack(decoded), len(info.classes), str(artifact))
                 _check_finite(batch, answers, str(artifact))
                 rows += [_row(path, answer, info, top) for path, answer in zip(batch, answers, strict=True)]
             advance(start + len(batch), "")
     if broken:
         raise _refusal(broken, len(paths))
     return rows
+
+
+def _answers(runtime: Runtime, pictures: NDArray[np.uint8], classes: int, artifact: str) -> NDArray[np.float32]:
+    mend = "export it again"
+    try:
+        answers = np.asarray(runtime.predict(pictures, ["probabilities"])["probabilities"])
+    except (DanluError, MemoryError):
+        raise
+    except Exception as error:  # whatever a runtime raises for a graph that is none of ours
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"does not answer ({reason})", where=artifact, mend=mend) from error
+    if answers.shape != (len(pictures), classes):
+        what = f"gives {list(answers.shape)} for {len(pictures)} pictures of {classes} classes"
+        raise InputError(what, where=artifact, mend=mend)
+    return answers
 
 
 def _decode(paths: Sequence[Path], info: ArtifactInfo, broken: list[InputError]) -> list[NDArray[np.uint8]]:

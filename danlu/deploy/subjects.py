@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from danlu.core.environment import usable_cores
 from danlu.core.errors import InputError
-from danlu.deploy.artifact import ArtifactInfo, parse_model, read_bytes
+from danlu.deploy.artifact import ArtifactInfo, is_sealed, parse_model, read_bytes
 from danlu.deploy.culprit import ANSWERS
 from danlu.deploy.folder import MANIFEST, read_folder
 from danlu.deploy.front import Front, graph_front, shared_front
 from danlu.deploy.graph_parts import with_outputs
+from danlu.deploy.hostile import load_unknown
+from danlu.deploy.opening import read_choice
 from danlu.deploy.runtimes import RUNTIMES, Runtime
 from danlu.deploy.runtimes.onnxruntime import OnnxRuntime
 
@@ -306,7 +308,7 @@ class FolderSubject:
 
 
 def open_subject(source: Path | str | Trained, threads: int | None = None) -> Subject:
-    """Open a run folder, a coded file, an artifact (a file or a folder), or a network that is already open.
+    """Open a run folder, a coded file, an artifact (a file, a folder, or what a choice names), or an open network.
 
     Raises:
         InputError: none of these.
@@ -321,9 +323,14 @@ def open_subject(source: Path | str | Trained, threads: int | None = None) -> Su
         from danlu.tasks.trained import open_trained
 
         return EagerSubject(open_trained(path))
+    if path.suffix.lower() == ".json":
+        choice = read_choice(path)
+        return open_subject(choice.artifact, threads)
     if path.suffix.lower() != ".onnx" and not path.is_file():
         raise InputError("is neither a run folder nor an artifact", where=str(path), mend="give RUN or RUN/model.onnx")
     model = read_bytes(path)
+    if not is_sealed(model):
+        load_unknown(path)
     parse_model(model, str(path))
     return ArtifactSubject(model, str(path), threads)
 

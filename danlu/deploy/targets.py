@@ -156,7 +156,10 @@ def _export(job: ExportJob, wanted: _Wanted) -> dict[str, Any]:
 
 
 def _facts(job: ExportJob) -> dict[str, Any]:
-    return {"opset": OPSET, "ir_version": IR_VERSION, "tolerance": TOLERANCE, "checkpoint": job.trained.which}
+    # What is known of the ONNX artifacts, which stay, stays on record too.
+    before = job.trained.run.read_record().get("export") or {}
+    facts = {"opset": OPSET, "ir_version": IR_VERSION, "tolerance": TOLERANCE, "checkpoint": job.trained.which}
+    return {**{key: value for key, value in before.items() if key not in ("threads", "seconds")}, **facts}
 
 
 def _build(job: ExportJob, wanted: _Wanted, model: onnx.ModelProto, info: ArtifactInfo, folder: Path) -> dict[str, Any]:

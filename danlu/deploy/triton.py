@@ -6,6 +6,9 @@ Triton joins requests of equal size into batches. Labels are given by the classi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from danlu.core.files import slug
 from danlu.deploy.artifact import INPUT, ArtifactInfo
 
@@ -13,6 +16,7 @@ __all__ = ["MAX_BATCH", "triton_contents"]
 
 MAX_BATCH = 64
 _QUEUE_MICROSECONDS = 2000
+_OF_CLASSES = ("logits", "probabilities")
 
 
 def triton_contents(info: ArtifactInfo, model: bytes) -> dict[str, bytes]:
@@ -26,12 +30,9 @@ def triton_contents(info: ArtifactInfo, model: bytes) -> dict[str, bytes]:
 
 
 def _config(info: ArtifactInfo) -> str:
-    outputs = ",\n".join(
-        f'  {{\n    name: "{output["name"]}"\n    data_type: TYPE_FP32\n    dims: [ {len(info.classes)} ]\n'
-        '    label_filename: "labels.txt"\n  }'
-        for output in info.outputs
-    )
-    return f"""# Written by danlu {info.version}. Put the folder that holds this one into Triton's model repository.
+    outputs = ",\n".join(_output(output) for output in info.outputs)
+    return f"""# Written by danlu {info.version}. Copy this folder into Triton's model repository
+# as {slug(info.model)}/: the name of the folder has to be the name below.
 name: "{slug(info.model)}"
 backend: "onnxruntime"
 max_batch_size: {MAX_BATCH}
@@ -55,3 +56,10 @@ instance_group [
   }}
 ]
 """
+
+
+def _output(output: Mapping[str, Any]) -> str:
+    # The first side is the batch, which Triton counts itself; a side that is not fixed is -1.
+    sides = ", ".join(str(side) if isinstance(side, int) else "-1" for side in output["shape"][1:])
+    labels = '    label_filename: "labels.txt"\n' if output["name"] in _OF_CLASSES else ""
+    return f'  {{\n    name: "{output["name"]}"\n    data_type: TYPE_FP32\n    dims: [ {sides} ]\n{labels}  }}'

@@ -39,10 +39,12 @@ def compressed(attempt: Attempt, method: str, settings: Mapping[str, Any]) -> Me
     run = train_or_resume(attempt, data, str(row.model), str(row.recipe), row.overrides, shared)
     attempt.check_time()
     file = shared / f"{method}.dlz"
-    if not file.exists():
+    # The report is written last: a coded file without one is what a kill has left.
+    if not file.with_suffix(".json").exists():
         # The function of the room, looked up when it is needed: the room may be older than this row.
         compress = importlib.import_module("danlu.compress").compress
-        compress(run.path, method, overrides=dict(settings), out=file, data=data, seed=attempt.seed)
+        where = {"device": attempt.device, "threads": attempt.threads}
+        compress(run.path, method, overrides=dict(settings), out=file, data=data, seed=attempt.seed, **where)
     document = read_json(file.with_suffix(".json"))
     found = evaluate(file, data, "test", write=False)["results"]["test"]["accuracy"]
     before = evaluate(run.path, data, "test", write=False)["results"]["test"]["accuracy"]

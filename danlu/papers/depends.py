@@ -58,6 +58,8 @@ def dependencies(paper: Paper, row: Row) -> dict[str, Any]:
         modules |= {*_TRAINING, *_augmentations(row)}
     if row.kind == "method":
         modules |= _closure([f"danlu.papers.{paper.id}.method"], "danlu.papers.") - _RUNNING
+        if "danlu.papers.compressing" in modules:
+            modules |= {*_TRAINING, *_closure(["danlu.compress.deep", "danlu.compress.dlz"], "danlu.compress.")}
     if row.kind == "analytic":
         modules |= {"danlu.analyze.counting", "danlu.papers.analytic"}
     return {

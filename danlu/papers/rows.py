@@ -176,4 +176,8 @@ def read_results(folder: Path) -> dict[str, Any]:
     file = folder / "result.json"
     if not file.exists():
         return {"schema": SCHEMA, "environments": {}, "rows": {}}
-    return check_schema(read_json(file), str(file))
+    document = check_schema(read_json(file), str(file))
+    for key in ("environments", "rows"):
+        if not isinstance(document.get(key), dict):
+            raise InputError(f"has no section {key!r}", where=str(file))
+    return document

@@ -80,10 +80,11 @@ def reproduce(
 
 def _run_row(paper: Paper, row: Row, attempts: list[Attempt], target: Path) -> None:
     """Run the seeds that are not recorded yet; record each as soon as it is done."""
-    entry = read_results(target)["rows"].get(row.id)
+    stale: dict[str, Any] | None = None
+    entry: dict[str, Any] | None = read_results(target)["rows"].get(row.id)
     if entry is not None and (changed := changes(entry["dependencies"], paper, row)):
         logger.info("%s %s: %s changed since it was recorded: run anew", paper.id, row.id, ", ".join(changed))
-        entry = None
+        entry, stale = None, entry
     depends = dependencies(paper, row) if entry is None else entry["dependencies"]
     entry = entry or {"dependencies": depends, "runs": []}
     done = {run["seed"] for run in entry["runs"]}
@@ -100,7 +101,8 @@ def _run_row(paper: Paper, row: Row, attempts: list[Attempt], target: Path) -> N
         except (OutOfTime, NotRunnable, Stopped) as error:
             seconds = round(spent + time.perf_counter() - begin, 1)
             entry["unfinished"] = {"seed": attempt.seed, "seconds": seconds, "why": str(error)}
-            _write(target, row, entry, {})
+            # What was measured before stays, marked as stale, until something of today takes its place.
+            _write(target, row, entry if stale is None or entry["runs"] else stale, {})
             if isinstance(error, Stopped):
                 raise
             logger.info("%s %s: %s", paper.id, row.id, error)

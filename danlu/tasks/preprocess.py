@@ -15,6 +15,8 @@ from danlu.core.settings import Settings
 __all__ = ["Fit", "PictureModel", "Preprocess", "PreprocessSettings", "choose_preprocess"]
 
 Fit = Literal["none", "pad", "resize"]
+# Pictures of a settings file are made by the batch: a side beyond this is a mistake, or a file that means harm.
+_LARGEST = 16_384
 
 
 class PreprocessSettings(Settings):
@@ -39,8 +41,9 @@ class PreprocessSettings(Settings):
 
     @model_validator(mode="after")
     def _agree(self) -> PreprocessSettings:
-        if min(*self.picture_size, *self.input_size) < 1:
-            raise ValueError(f"sizes must be at least 1, got {self.picture_size} and {self.input_size}")
+        if min(*self.picture_size, *self.input_size) < 1 or max(*self.picture_size, *self.input_size) > _LARGEST:
+            what = f"sizes must be from 1 to {_LARGEST}, got {self.picture_size} and {self.input_size}"
+            raise ValueError(what)
         if len(self.mean) != self.channels or len(self.std) != self.channels:
             raise ValueError(f"{self.channels} channels need as many means and deviations")
         if min(self.std) <= 0:

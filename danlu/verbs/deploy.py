@@ -123,10 +123,13 @@ def export(
         from danlu.verbs.speed import export_best
 
         others: dict[str, Any] = {"--to": to != "onnx", "--int8": int8, "--no-int8": int8 is False, "--bf16": bf16}
-        others |= {"--package": package}
+        others |= {"--package": package, "--download": download}
         return export_best(run, others, max_drop=max_drop, batch=batch, out=out, threads=threads)
     if batch is not None:
         raise InputError("is for --best", where="--batch", mend="add --best")
+    for option, given in {"--package": package, "--download": download}.items():
+        if given and to != "web":
+            raise InputError("is for --to web", where=option, mend="leave it out")
     if max_drop is not None and (to != "onnx" or bf16 or int8 is False):
         raise InputError("is for INT8 in ONNX, and for --best", where="--max-drop", mend="leave it out")
     return _export(run, int8, out, threads, _drop(max_drop), to=to, bf16=bf16, package=package, download=download)

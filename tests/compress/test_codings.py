@@ -201,3 +201,10 @@ def test_the_recorded_speed_is_what_was_promised() -> None:
         for measured in (row["sparse"], row.get("dense", row["sparse"])):
             assert min(measured["encode_mb_s"], measured["decode_mb_s"]) >= 50
         assert row["memory"]["networks"] <= 2
+
+
+@pytest.mark.parametrize("coder", ["huffman", "range", "auto"])
+def test_zeros_keep_their_sign(coder: Any) -> None:
+    values = np.array([-0.0, 0.5, 1.0, 0.0, -0.5] * 50, dtype=np.float32)
+    coded = encode_tensor(values, Hint([0.5]), coder)
+    assert decode_tensor(coded.number, coded.payload, values.dtype, values.shape, "x").tobytes() == values.tobytes()

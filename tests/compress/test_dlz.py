@@ -12,6 +12,7 @@ import pickle
 import time
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,9 @@ def test_not_finite(file: Path, tmp_path: Path) -> None:
     refuses(tmp_path, changed(file.read_bytes(), spoil), r"c1.bias \(from byte .*not finite")
 
 
+DATA = {"name": "x", "source": "x", "hash": "x", "classes": ["a"]}
+
+
 @pytest.mark.parametrize(
     ("key", "value", "match"),
     [
@@ -149,7 +153,14 @@ def test_not_finite(file: Path, tmp_path: Path) -> None:
         ("edits", ["rm"], "'rm' is no edit"),
         ("edits", {}, "no list of edits"),
         ("data", {"classes": []}, "no list of names"),
-        ("data", {"classes": ["a"] * 3}, "disagrees"),
+        ("data", {**DATA, "classes": ["a", "b", "c"]}, "disagrees"),
+        ("data", {**DATA, "classes": ["a"] * 3}, "names a class twice"),
+        ("data", {"classes": ["a"], "name": "x", "hash": "x"}, "data.source is no text"),
+        ("data", {**DATA, "hash": 7}, "data.hash is no text"),
+        ("data", {**DATA, "seed": "x"}, "data.seed is no number"),
+        ("edits", [["keep_channels", {"layers": {"c3": {"groups": 0}}}]], "edit keep_channels"),
+        ("preprocess", {"picture_size": [200_000, 200_000]}, "preprocess"),
+        ("train", ["augment"], "no section 'train'"),
         ("preprocess", {"picture_size": [0, 0]}, "preprocess"),
         ("task", "segmentation", "unknown task"),
         ("label_smoothing", "much", "label_smoothing"),
@@ -198,7 +209,7 @@ def test_few_bytes_are_no_large_network(tmp_path: Path) -> None:
         "structure": _structure((name, value.shape, value.dtype) for name, value in fresh.items()),
         "preprocess": {"picture_size": [8, 8], "input_size": [8, 8], "fit": "none"}
         | {"channels": 1, "mean": [0.5], "std": [0.5]},
-        "data": {"classes": [str(k) for k in range(10)]},
+        "data": {"name": "a", "source": "a", "hash": "a", "classes": [str(k) for k in range(10)]},
         "task": "classification",
     }
     data = pack(header, [zeros[_shape(value)] for value in fresh.values()])
@@ -270,3 +281,33 @@ def test_nothing_not_finite_is_written(trained: Trained, tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"c1\.weight holds values that are not finite"):
         write_dlz(tmp_path / "x.dlz", subject, Compressed(subject.model, ()), "test", {})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["config", "record"])
+def test_a_report_replaces_no_other_file(trained: Trained, tmp_path: Path, name: str) -> None:
+    (tmp_path / f"{name}.json").write_text('{"schema": 1}', encoding="utf-8")
+    with pytest.raises(InputError, match=f"would replace {name}.json"):
+        compress(trained, "prune", out=tmp_path / f"{name}.dlz", data=few_digits(), threads=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{name}.json"]
+
+
+def test_a_coded_file_is_trained_on_as_its_run_was(trained: Trained, tmp_path: Path) -> None:
+    own = {"batch_size": 24, "augment": [{"name": "flip"}], "loss": {"class_weights": "inverse"}}
+    effective = {**trained.config["effective"], "train": own}
+    source = replace(trained, config={**trained.config, "effective": effective})
+    overrides = {"rounds": 1, "epochs": 0}
+    compress(source, "prune", overrides=overrides, out=tmp_path / "a.dlz", data=few_digits(), threads=1)
+    for one in (source, open_dlz(tmp_path / "a.dlz")):
+        subject = subject_of(one, few_digits(), threads=1)
+        assert subject.settings.batch_size == 24
+        assert len(subject.settings.augment) == 1
+        assert subject.task.weights is not None
+        assert subject.task.weights.std() > 0
+
+
+def test_whole_numbers_are_not_compressed_again(trained: Trained, tmp_path: Path) -> None:
+    found = compress(trained, "qat", overrides={"epochs": 0}, out=tmp_path / "q.dlz", data=few_digits(), threads=1)
+    assert found["ratio"] > 2, "the ratio is to the float32 network"
+    for method in ("distill", "entropy", "qat"):
+        with pytest.raises(InputError, match="is quantised already"):
+            compress(tmp_path / "q.dlz", method, data=few_digits(), threads=1)

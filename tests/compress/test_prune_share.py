@@ -153,3 +153,15 @@ def test_retraining_is_the_same_twice(tmp_path: Path) -> None:
             retrain(again, again.model, again.settings.model_copy(update={"epochs": 1}))
         states.append(again.model.state_dict())
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+@pytest.mark.parametrize("by", ["global", "layer"])
+def test_ties_and_zeros_are_not_kept_beyond_the_share(by: str) -> None:
+    weights = {"equal": torch.ones(100), "pruned": torch.cat([torch.randn(10), torch.zeros(90)])}
+    masks = magnitude_masks(weights, 0.3, by)
+    if by == "layer":
+        assert masks["equal"].sum() == 30
+    assert not masks["pruned"][10:].any()
+    # One more where a layer would have lost all.
+    assert sum(int(mask.sum()) for mask in masks.values()) <= 61
+    assert magnitude_masks(weights, 0.9, by)["pruned"].sum() == 10

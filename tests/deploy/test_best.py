@@ -19,6 +19,7 @@ from danlu.deploy import best as choosing
 from danlu.deploy.best import best
 from danlu.deploy.opening import is_artifact, open_artifact, read_choice, runtime_of
 from danlu.deploy.predict import predict
+from danlu.deploy.subjects import open_subject
 
 
 def forms_of(run: Path) -> list[Any]:
@@ -148,7 +149,10 @@ def own_log() -> Iterator[None]:
         (["export", "{run}", "--best", "--out", "{run}"], "no empty folder"),
         (["export", "{run}", "--best", "--int8"], "leaves nothing to choose"),
         (["export", "{run}", "--best", "--to", "ncnn"], "leaves nothing to choose"),
+        (["export", "{run}", "--best", "--download"], "leaves nothing to choose"),
         (["export", "{run}", "--batch", "3"], "add --best"),
+        (["export", "{run}", "--package", "x.tgz"], "is for --to web"),
+        (["export", "{run}", "--to", "openvino", "--download"], "is for --to web"),
         (["export", "{run}", "--to", "ncnn", "--max-drop", "0"], "leave it out"),
         (["bench"], "nothing to measure"),
         (["bench", "{run}/none.onnx"], "no such file"),
@@ -164,11 +168,13 @@ def own_log() -> Iterator[None]:
         (["bench", "{run}/model.onnx", "--cold", "-1"], "cold"),
         (["bench", "{run}/model.onnx", "--scenario", "servre"], "unknown scenario"),
         (["bench", "{run}/model.onnx", "--rate", "10"], "--scenario server"),
+        (["bench", "{run}/model.onnx", "--scenario", "offline", "--rate", "10"], "--scenario server"),
+        (["bench", "{run}/model.onnx", "--bound-ms", "-5"], "--scenario server"),
         (["bench", "{run}/model.onnx", "--scenario", "server", "--rate", "0"], "rate"),
         (["bench", "{run}/model.onnx", "--scenario", "server", "--bound-ms", "nan"], "bound"),
         (["bench", "{run}/model.onnx", "{run}/model.onnx"], "given twice"),
         (["bench", "{run}/cut.onnx"], "changed since it was exported"),
-        (["bench", "{run}/page.onnx"], "ONNX Runtime cannot load it"),
+        (["bench", "{run}/page.onnx"], "is no ONNX file"),
         (["bench", "{run}/empty.onnx"], "empty"),
         (["bench", "{run}", "--eager", "fp16"], "unknown precision"),
     ],
@@ -193,3 +199,8 @@ def test_predict_takes_a_choice(run: Path, data: Data) -> None:
     Image.fromarray(np.asarray(data.test[0].picture)[..., 0]).save(run / "digit.png")
     (run / "best.json").write_text(json.dumps(CHOICE), encoding="utf-8")
     assert predict(run / "best.json", [run / "digit.png"]) == predict(run / "model.onnx", [run / "digit.png"])
+
+
+def test_parity_takes_a_choice(run: Path) -> None:
+    (run / "best.json").write_text(json.dumps(CHOICE), encoding="utf-8")
+    assert open_subject(run / "best.json", 1).name == str(run / "model.onnx")

@@ -14,11 +14,13 @@ import pytest
 
 from danlu.core.errors import CheckFailed, InputError
 from danlu.data.load import Data
+from danlu.deploy.artifact import ArtifactInfo
 from danlu.deploy.card import unpack_golden
 from danlu.deploy.folder import MANIFEST, read_folder
 from danlu.deploy.runtimes.openvino import OpenVINO
 from danlu.deploy.subjects import FolderSubject, open_subject
 from danlu.deploy.targets import export_to
+from danlu.deploy.triton import triton_contents
 from danlu.tasks.trained import Trained
 from tests.deploy.trained_runs import save_changed
 
@@ -104,10 +106,27 @@ def test_triton(tiny: Trained, translated: onnx.ModelProto, data: Data) -> None:
         assert line in config
     for output in model.graph.output:
         assert f'name: "{output.name}"' in config
+    assert config.count("dims: [ 10 ]") == config.count("label_filename") == 2
     # Triton takes the batch for itself, so that the graph must leave it open and `dims` must not name it.
     assert given.type.tensor_type.shape.dim[0].dim_param
     assert (path / "labels.txt").read_text(encoding="utf-8").splitlines() == list(data.classes)
     assert open_subject(path / "1/model.onnx", 1).classes == data.classes
+
+
+def test_triton_is_told_the_shape_of_an_output(tiny: Trained) -> None:
+    info = ArtifactInfo(
+        task="classification",
+        model="tiny",
+        precision="fp32",
+        classes=tiny.classes,
+        picture_size=(8, 8),
+        channels=1,
+        outputs=({"name": "activation_maps", "shape": ["batch", 5, 7, "width"]},),
+        stages={},
+        hashes={},
+    )
+    config = triton_contents(info, b"")["config.pbtxt"].decode()
+    assert 'name: "activation_maps"\n    data_type: TYPE_FP32\n    dims: [ 5, 7, -1 ]\n  }' in config
 
 
 def spoil(graph: onnx.ModelProto) -> None:
@@ -252,3 +271,14 @@ def test_openvino_int8(tiny: Trained, translated: onnx.ModelProto, data: Data) -
     assert folder.info.precision == "int8"
     assert len(folder.info.hashes["calibration"]) == 64
     assert "int8" in found["parity"]["openvino int8"]["executed"]["precision"]
+
+
+def test_the_record_keeps_what_stays_and_says_where_all_lies(
+    tiny: Trained, translated: onnx.ModelProto, data: Data, in_tmp: Path
+) -> None:
+    tiny.run.update_record(export={"quantisation": {"method": "min-max"}, "threads": 7})
+    export_to(tiny, data, "openvino", out=Path("elsewhere"), threads=1)
+    record = tiny.run.read_record()
+    assert record["export"]["quantisation"] == {"method": "min-max"}
+    assert record["export"]["threads"] == 1
+    assert record["artifacts"]["openvino"]["file"] == str(in_tmp / "elsewhere")

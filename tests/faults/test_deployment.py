@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import random
 import time
@@ -12,11 +13,16 @@ import numpy as np
 import onnx
 import pytest
 from onnx import external_data_helper, helper, numpy_helper, parser
+from PIL import Image
 
 from danlu.core.errors import InputError
 from danlu.deploy.artifact import ArtifactInfo
 from danlu.deploy.folder import read_folder, write_folder
+from danlu.deploy.graph import describe
 from danlu.deploy.hostile import load_unknown
+from danlu.deploy.opening import open_artifact
+from danlu.deploy.predict import predict
+from danlu.deploy.subjects import open_subject
 
 GRAPH = """<ir_version: 10, opset_import: ["" : 18]>
 small (float[batch, 4] x) => (float[batch, 4] y) { y = MatMul (x, weight) }"""
@@ -152,3 +158,55 @@ def test_a_folder_that_was_tampered_with_is_refused(tmp_path: Path, way: str) ->
     runtime = "ncnn" if way == "other" else "openvino"
     with pytest.raises(InputError):
         read_folder(folder, runtime)
+
+
+LOOP = """<ir_version: 8, opset_import: ["" : 17]>
+endless (uint8[batch, height, width, 1] pictures) => (float[1, 10] probabilities) {
+  often = Constant <value_int = 1152921504606846976> ()
+  yes = Constant <value = bool {1}> ()
+  floats = Cast <to = 1> (pictures)
+  largest = ReduceMax <keepdims = 0> (floats)
+  ten = Constant <value_floats = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9.]> ()
+  begin = Mul (ten, largest)
+  sums = Loop (often, yes, begin) <body = step (int64 i, bool go, float[10] sum) => (bool on, float[10] more) {
+    on = Identity (go)
+    more = Add (sum, sum)
+  }>
+  axis = Constant <value_ints = [0]> ()
+  probabilities = Unsqueeze (sums, axis)
+}"""
+
+
+@pytest.mark.parametrize("ask", ["predict", "parity"])
+def test_b15_metadata_of_ours_does_not_open_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ask: str) -> None:
+    """A file that no export sealed is first run in a process of its own, whatever its metadata says."""
+    model = parser.parse_model(LOOP)
+    helper.set_model_props(model, {"danlu.schema": "1"})
+    path = written(tmp_path / "loop.onnx", model)
+    patient = functools.partial(load_unknown, seconds=6)
+    monkeypatch.setattr("danlu.deploy.hostile.load_unknown", patient)
+    monkeypatch.setattr("danlu.deploy.subjects.load_unknown", patient)
+    with pytest.raises(InputError, match="is not loaded after 6 s"):
+        if ask == "predict":
+            open_artifact(path)
+        else:
+            open_subject(path)
+
+
+def test_b14_labels_that_are_too_few_are_told(tmp_path: Path) -> None:
+    model = parser.parse_model(LOOP.replace("1152921504606846976", "1"))
+    info = ArtifactInfo(
+        task="classification",
+        model="small",
+        precision="fp32",
+        classes=("a", "b"),
+        picture_size=(4, 4),
+        channels=1,
+        outputs=({"name": "probabilities"},),
+        stages={},
+        hashes={},
+    )
+    path = written(tmp_path / "few.onnx", describe(model, info))
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"gives \[1, 10\] for 1 pictures of 2 classes"):
+        predict(path, [tmp_path / "a.png"], threads=1)

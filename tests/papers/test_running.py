@@ -100,6 +100,10 @@ def fake(monkeypatch: pytest.MonkeyPatch, values: dict[int, float], data_hash: s
     return asked
 
 
+def out_of_time(attempt: Attempt) -> Measured:
+    raise OutOfTime("the time is over")
+
+
 def test_a_changed_recipe_is_run_anew_and_called_stale_until_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,8 +119,12 @@ def test_a_changed_recipe_is_run_anew_and_called_stale_until_then(
     state = table(["some"], tmp_path / "out")[0]
     assert state.stale == ("optimizer.lr",)
     assert "stale: optimizer.lr changed since" in state.words
+    monkeypatch.setattr("danlu.papers.running.measure", out_of_time)
     reproduce("some", row="first", seeds=1, out=tmp_path / "out")
-    assert asked == [0, 1, 0]
+    assert table(["some"], tmp_path / "out")[0].stale == ("optimizer.lr",), "what was measured is lost"
+    asked = fake(monkeypatch, {0: 5.0, 1: 5.2})
+    reproduce("some", row="first", seeds=1, out=tmp_path / "out")
+    assert asked == [0]
     assert table(["some"], tmp_path / "out")[0].stale == ()
 
 
@@ -201,6 +209,9 @@ def test_a_damaged_result_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     make_paper(tmp_path / "papers", monkeypatch)
     (tmp_path / "papers" / "some" / "result.json").write_text('{"schema": 99}', encoding="utf-8")
     with pytest.raises(InputError, match="newer"):
+        table(["some"])
+    (tmp_path / "papers" / "some" / "result.json").write_text('{"schema": 1}', encoding="utf-8")
+    with pytest.raises(InputError, match="has no section 'environments'"):
         table(["some"])
 
 

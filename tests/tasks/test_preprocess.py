@@ -188,7 +188,8 @@ def test_a_constant_channel_is_no_division_by_zero() -> None:
         ({"channels": 2}, "channels = 2 is not known\n  allowed: 1, 3"),
         ({"mean": (0.1, 0.2)}, "as many means"),
         ({"std": (0.0,)}, "must be positive"),
-        ({"picture_size": (0, 28)}, "at least 1"),
+        ({"picture_size": (0, 28)}, "from 1 to"),
+        ({"picture_size": (28, 200_000)}, "from 1 to 16384"),
         ({"mean": (float("nan"),)}, "finite"),
     ],
 )

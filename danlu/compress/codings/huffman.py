@@ -115,6 +115,8 @@ def decode(reader: Reader, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDAr
         raise reader.error(f"a tensor of {dtype} is never coded so")
     if mode == _DENSE:
         book = read_book(reader, shape)
+        if size and not book.count:
+            raise reader.error("no levels for the weights")
         symbols = _read(reader, size, book.count)
         return book.fill(symbols, shape)
     width = reader.number(_GAP_BITS[-1], "the bits of an index")

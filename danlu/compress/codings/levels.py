@@ -167,7 +167,8 @@ def _scaled(values: NDArray[np.float32], hint: Hint, places: NDArray[np.int64] |
     with np.errstate(all="ignore"):
         integers = np.rint(values / book._broadcast(values.shape))
         exact = (integers * book._broadcast(values.shape)).astype(np.float32).tobytes() == values.tobytes()
-    if not exact or not integers.size:
+    # A whole number has no sign where it is zero.
+    if not exact or not integers.size or bool((np.signbit(values) & (values == 0)).any()):
         return None
     listed = integers.reshape(-1) if places is None else integers.reshape(-1)[places]
     first, last = (int(listed.min()), int(listed.max())) if len(listed) else (0, 0)

@@ -58,5 +58,5 @@ def apply_edits(model: nn.Module, edits: Iterable[Edit], where: str = "edits") -
             change(model, **edit.arguments)
         except InputError as error:
             raise InputError(f"edit {edit.name}: {error.what}", where=error.where or where) from error
-        except (TypeError, AttributeError, KeyError, IndexError, ValueError, RuntimeError, OverflowError) as error:
+        except (TypeError, AttributeError, KeyError, IndexError, ValueError, RuntimeError, ArithmeticError) as error:
             raise InputError(f"edit {edit.name} does not fit {type(model).__name__}: {error}", where=where) from error

@@ -113,6 +113,8 @@ def _shrink(layer: Any, name: str, inputs: Tensor | None, outputs: Tensor | None
                 _replace(layer, own, _take(tensor, 0, outputs, f"{name}.{own}"))
     if isinstance(layer, nn.Conv2d):
         layer.groups = layer.groups if groups is None else groups
+        if layer.groups < 1:
+            raise InputError(f"{name}: {layer.groups} groups")
         layer.out_channels, layer.in_channels = layer.weight.shape[0], layer.weight.shape[1] * layer.groups
         if layer.out_channels % layer.groups:
             raise InputError(f"{name}: {layer.groups} groups do not divide {layer.out_channels} channels")

@@ -97,17 +97,19 @@ def _add_facts(app: FastAPI, service: Service) -> None:
     async def model() -> Response:
         return _json(service.engine.card())
 
-    @app.get("/health/live", response_model=schemas.Health, responses=schemas.errors(), summary="Whether it lives")
     async def live() -> Response:
         return _json({"status": "live"})
 
-    @app.get(
-        "/health/ready", response_model=schemas.Health, responses=schemas.errors(), summary="Whether it takes work"
-    )
     async def ready() -> Response:
         if service.batcher.draining:
             raise Problem(503, "the server is stopping", retry_after=service.settings.limits.drain_seconds)
         return _json({"status": "ready"})
+
+    for answer, summary in ((live, "Whether it lives"), (ready, "Whether it takes work")):
+        path = f"/health/{answer.__name__}"
+        # Many probes ask with HEAD. The first of the two routes answers, the second is what the document shows.
+        app.add_api_route(path, answer, methods=["GET", "HEAD"], include_in_schema=False)
+        app.get(path, response_model=schemas.Health, responses=schemas.errors(), summary=summary)(answer)
 
     text: dict[int | str, dict[str, Any]] = {
         200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus' text format"}
@@ -157,6 +159,11 @@ def _add_problems(app: FastAPI) -> None:
     @app.exception_handler(ClientDisconnect)
     async def left(request: Request, error: ClientDisconnect) -> Response:
         return Response(status_code=408)  # nobody reads it
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> Response:
+        # Starlette raises the error again behind this answer, and the guard logs it: once.
+        return answer(problems.unexpected(error))
 
 
 def _documented(app: FastAPI, token: bool) -> Callable[[], dict[str, Any]]:

@@ -65,7 +65,7 @@ class Pace:
 
 @dataclass
 class Ticket:
-    """The place of an admitted request: held from before its pictures are decoded until it is answered or dropped."""
+    """The place of an admitted request: held from the end of its body until it is answered or dropped."""
 
     count: int
 
@@ -124,15 +124,31 @@ class Batcher:
         """Pictures admitted and not yet answered."""
         return sum(ticket.count for ticket in self._tickets.values())
 
-    def admit(self, count: int) -> Ticket:
-        """Give a place to a request of ``count`` pictures, or refuse it.
+    def check(self, count: int) -> None:
+        """Refuse a request whose headers alone are known and that would find no place; it holds none afterwards.
 
         Raises:
-            Problem: 503 with the seconds after which there will be room.
+            Problem: 503, the server stops, or there is no room now; with the seconds after which there will be.
         """
         if self.draining:
             self._metrics.refused.add("draining")
             raise Problem(503, "the server is stopping", retry_after=self._limits.drain_seconds)
+        self._check_room(count)
+
+    def admit(self, count: int) -> Ticket:
+        """Give a place to a request of ``count`` pictures that has come whole, or refuse it.
+
+        A server that stops still gives places: what it has let in by :meth:`check` is answered.
+
+        Raises:
+            Problem: 503 with the seconds after which there will be room.
+        """
+        self._check_room(count)
+        ticket = Ticket(count)
+        self._tickets[id(ticket)] = ticket
+        return ticket
+
+    def _check_room(self, count: int) -> None:
         ahead = [ticket.count for ticket in self._tickets.values()]
         # A request that nothing stands before is let in, however long it takes.
         if ahead:
@@ -143,9 +159,6 @@ class Batcher:
                 self._metrics.refused.add("overload")
                 what = f"overloaded: {sum(ahead)} pictures are before this request"
                 raise Problem(503, what, retry_after=wait - min(wait, allowed), mend="send it again later")
-        ticket = Ticket(count)
-        self._tickets[id(ticket)] = ticket
-        return ticket
 
     def release(self, ticket: Ticket) -> None:
         """Give a place back: the request was answered, refused or left."""

@@ -105,7 +105,7 @@ async def _read_form(headers: Headers, stream: AsyncGenerator[bytes, None], limi
         form = await parser.parse()
     except MultiPartException as error:
         raise Problem(400, f"the form cannot be read: {error.message}", mend="send files alone") from None
-    except (FormParserError, KeyError, UnicodeDecodeError) as error:
+    except (FormParserError, LookupError, UnicodeError) as error:
         raise Problem(400, f"the form cannot be read ({type(error).__name__})") from None
     except ClientDisconnect:
         raise

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from danlu.core.log import logger
 from danlu.deploy.serve.metrics import Metrics
-from danlu.deploy.serve.problems import CONTENT_TYPE, Problem
+from danlu.deploy.serve.problems import CONTENT_TYPE, Problem, unexpected
 from danlu.deploy.serve.settings import ServeSettings
 
 __all__ = ["HEADERS", "Guard"]
@@ -79,7 +79,7 @@ class Guard:
             raise
         except Exception as error:
             logger.exception("serve: a request failed")
-            await visit.refuse(Problem(500, f"internal error ({type(error).__name__})"))
+            await visit.refuse(unexpected(error))
         finally:
             self.buffered -= visit.taken
             route = scope["path"] if scope["path"] in _ROUTES else "other"
@@ -122,7 +122,7 @@ class Guard:
     def _check_origin(self, headers: dict[str, list[str]]) -> None:
         """Pages of other sites get nothing, also where they know the address."""
         origins, host = headers.get("origin", []), headers["host"][0].lower()
-        same = all(urlsplit(origin.lower()).netloc == host and "://" in origin for origin in origins)
+        same = all(_site(origin) == host for origin in origins)
         crossed = headers.get("sec-fetch-site", ["none"])[0] in ("cross-site", "same-site")
         # A link on another page may lead here; nothing else of another site may.
         followed = headers.get("sec-fetch-mode", [""])[0] == "navigate" and not origins
@@ -144,6 +144,14 @@ class Guard:
     def settings(self) -> ServeSettings:
         """The settings it was made with."""
         return self._settings
+
+
+def _site(origin: str) -> str | None:
+    """Return an ``Origin`` header's host and port, lower case; None where it is none."""
+    try:
+        return urlsplit(origin.lower()).netloc if "://" in origin else None
+    except ValueError:  # a bracket that is not closed, among others
+        return None
 
 
 def _bare(host: str) -> str | None:

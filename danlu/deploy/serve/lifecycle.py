@@ -36,6 +36,7 @@ class LongServer(uvicorn.Server):
     def __init__(self, service: Service, reload: Callable[[], Awaitable[object]], ready: Callable[[], None]) -> None:
         self.caught: int | None = None
         self._service, self._reload, self._ready = service, reload, ready
+        self._reloads: set[asyncio.Future[object]] = set()
         self._guard = make_app(service)
         limits = service.settings.limits
         super().__init__(
@@ -87,7 +88,10 @@ class LongServer(uvicorn.Server):
         self._ready()
 
     def _begin_reload(self) -> None:
-        self._reloading = asyncio.ensure_future(self._reload())
+        # The loop itself holds tasks weakly only.
+        task = asyncio.ensure_future(self._reload())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer all that was let in, tell the others, and end the threads."""

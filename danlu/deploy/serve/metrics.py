@@ -15,6 +15,7 @@ __all__ = ["CONTENT_TYPE", "Counter", "Gauge", "Histogram", "Metrics", "resident
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+Labels = Callable[[], dict[str, str]]
 PICTURES = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -55,16 +56,17 @@ class Counter:
 
 
 class Gauge:
-    """A number that is asked for when it is read."""
+    """A number that is asked for when it is read, and so are its labels."""
 
     kind = "gauge"
 
-    def __init__(self, name: str, text: str, read: Callable[[], float], labels: dict[str, str] | None = None) -> None:
-        self.name, self.text, self._read, self._labels = name, text, read, labels or {}
+    def __init__(self, name: str, text: str, read: Callable[[], float], labels: Labels | None = None) -> None:
+        self.name, self.text, self._read, self._labels = name, text, read, labels or dict
 
     def lines(self) -> list[str]:
         """Return the sample line."""
-        return [f"{self.name}{_labels(list(self._labels), list(self._labels.values()))} {self._read():.17g}"]
+        labels = self._labels()
+        return [f"{self.name}{_labels(list(labels), list(labels.values()))} {self._read():.17g}"]
 
 
 class Histogram:
@@ -103,7 +105,7 @@ class Metrics:
         self.refused = Counter("danlu_refused_total", "Requests not let in, by reason.", ("reason",))
         self.connections_refused = Counter("danlu_connections_refused_total", "Connections beyond the limit.")
         self.pictures = Counter("danlu_pictures_total", "Pictures answered.")
-        self.dropped = Counter("danlu_dropped_total", "Requests dropped from the queue, by reason.", ("reason",))
+        self.dropped = Counter("danlu_dropped_total", "Requests let in and dropped, by reason.", ("reason",))
         self.reloads = Counter("danlu_reloads_total", "Times the artifact's file was loaded again.", ("outcome",))
         self.seconds = Histogram("danlu_request_seconds", "Seconds of answered predictions.", SECONDS)
         self.waited = Histogram("danlu_queue_seconds", "Seconds that admitted requests waited in the queue.", SECONDS)
@@ -111,7 +113,7 @@ class Metrics:
         self.batches = Histogram("danlu_batch_pictures", "Pictures in one batch.", PICTURES)
         self._gauges: list[Gauge] = []
 
-    def gauge(self, name: str, text: str, read: Callable[[], float], labels: dict[str, str] | None = None) -> None:
+    def gauge(self, name: str, text: str, read: Callable[[], float], labels: Labels | None = None) -> None:
         """Add a figure that is read when it is asked for."""
         self._gauges.append(Gauge(name, text, read, labels))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from danlu.core.errors import InputError
 
-__all__ = ["CONTENT_TYPE", "Problem", "problem_of"]
+__all__ = ["CONTENT_TYPE", "Problem", "problem_of", "unexpected"]
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -55,6 +55,11 @@ class Problem(Exception):
         """Return the error document as JSON."""
         # Plain ASCII, so that no name, however strange, can be read as anything but text.
         return json.dumps(self.document(), allow_nan=False).encode("ascii")
+
+
+def unexpected(error: Exception) -> Problem:
+    """Return what a client is told of an error of ours: its kind, and nothing of what it says."""
+    return Problem(500, f"internal error ({type(error).__name__})")
 
 
 def problem_of(error: InputError, status: int = 400) -> Problem:

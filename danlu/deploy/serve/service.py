@@ -52,7 +52,7 @@ class Service:
         self.engine, self.settings, self.metrics = engine, settings, Metrics()
         self.batcher = Batcher(self._answer, engine.pace, settings.limits, self.metrics)
         self._decoders = ThreadPoolExecutor(min(_DECODERS, usable_cores()), "danlu-decode")
-        self._explaining = asyncio.Lock()
+        self._explaining, self._reloading = asyncio.Lock(), asyncio.Lock()
         self._began = time.perf_counter()
         self._describe()
 
@@ -60,13 +60,16 @@ class Service:
         return self.engine.answer(pictures, outputs)
 
     def _describe(self) -> None:
-        info, gauge = self.engine.info, self.metrics.gauge
-        labels = {"model": info.model, "precision": info.precision, "version": info.version}
-        gauge("danlu_artifact_info", "The artifact served.", lambda: 1.0, labels)
+        gauge = self.metrics.gauge
+        gauge("danlu_artifact_info", "The artifact served.", lambda: 1.0, self._artifact)
         gauge("danlu_ready", "Whether requests are taken.", lambda: float(not self.batcher.draining))
         gauge("danlu_queue_pictures", "Pictures admitted, not yet answered.", lambda: float(self.batcher.pictures))
         gauge("danlu_up_seconds", "Seconds since the start.", lambda: time.perf_counter() - self._began)
         gauge("process_resident_memory_bytes", "Resident memory.", resident_bytes)
+
+    def _artifact(self) -> dict[str, str]:
+        info = self.engine.info
+        return {"model": info.model, "precision": info.precision, "version": info.version}
 
     async def close(self) -> None:
         """Drop what still waits and end the threads."""
@@ -75,7 +78,9 @@ class Service:
 
     async def reload(self, path: Path, threads: int | None) -> bool:
         """Load the artifact's file again; the old one goes on answering where the new one cannot."""
-        done = await self._reload(path, threads)
+        # One after the other: of two, the one that was asked for last must be the one that stays.
+        async with self._reloading:
+            done = await self._reload(path, threads)
         self.metrics.reloads.add("done" if done else "refused")
         return done
 
@@ -84,6 +89,10 @@ class Service:
             found = await asyncio.get_running_loop().run_in_executor(None, Engine.open, path, threads)
         except DanluError as error:
             logger.error("serve: %s\n  the artifact that was loaded before goes on answering", error)
+            return False
+        except Exception:
+            # A signal asked for it, so nobody else would hear of it.
+            logger.exception("serve: loading %s again failed; the artifact that was loaded before goes on", path)
             return False
         old, new = self.engine.info, found.info
         if (old.picture_size, old.channels, old.classes) != (new.picture_size, new.channels, new.classes):
@@ -101,9 +110,11 @@ class Service:
         """
         begin = time.perf_counter()
         deadline = begin + self._allowed(request.headers)
-        ticket = self.batcher.admit(count_announced(request.headers))
+        self.batcher.check(count_announced(request.headers))
+        body = await self._read(request, deadline)
+        # Only what has come whole takes a place: a client that sends slowly must not keep the others out.
+        ticket = self.batcher.admit(len(body.data) if isinstance(body, Files) else len(body))
         try:
-            body = await read_body(request, self.settings.limits, self.engine.info.channels)
             work = self._predict(body, ticket, top, begin, deadline)
             found = await self._unless_left(request, work)
         finally:
@@ -117,8 +128,7 @@ class Service:
     ) -> dict[str, Any]:
         read = time.perf_counter()
         if isinstance(body, Files):
-            ticket.count = len(body.data)
-            decoded = await self._decode(body)
+            decoded = await self._decode(body, deadline)
             sizes = {picture.pixels.shape for picture in decoded}
             assert len(sizes) == 1, "all pictures were fitted to one size"
             pictures, names = np.stack([picture.pixels for picture in decoded]), body.names
@@ -152,19 +162,24 @@ class Service:
         if method == "activation" and not self.engine.has_maps:
             what = "the artifact gives no activation maps: its head is more than pooling and a linear layer"
             raise Problem(400, what, where="method", allowed=["occlusion"])
-        count_announced(request.headers)
+        self.batcher.check(count_announced(request.headers))
+        self._check_explaining()
+        body = await self._read(request, deadline)
+        if not isinstance(body, Files) or len(body.data) != 1:
+            raise Problem(400, "one encoded picture is explained at a time", allowed=["one picture"])
+        self._check_explaining()
+        async with self._explaining:
+            return await self._unless_left(request, self._explain(body, method, index, begin, deadline))
+
+    def _check_explaining(self) -> None:
         if self._explaining.locked():
             raise Problem(503, "another picture is being explained", retry_after=1)
-        async with self._explaining:
-            body = await read_body(request, self.settings.limits, self.engine.info.channels)
-            if not isinstance(body, Files) or len(body.data) != 1:
-                raise Problem(400, "one encoded picture is explained at a time", allowed=["one picture"])
-            return await self._unless_left(request, self._explain(body, method, index, begin, deadline))
 
     async def _explain(
         self, body: Files, method: str, index: int | None, begin: float, deadline: float
     ) -> dict[str, Any]:
-        (picture,) = await self._decode(body)
+        read = time.perf_counter()
+        (picture,) = await self._decode(body, deadline)
         decoded_at = time.perf_counter()
         engine, info = self.engine, self.engine.info
         wanted = engine.has_maps and method != "occlusion"
@@ -194,7 +209,7 @@ class Service:
             "values": [[float(f"{value:.6g}") for value in row] for row in values.tolist()],
             "crop": dict(zip(("left", "top", "width", "height"), picture.crop, strict=True)),
             "picture": {"height": picture.height, "width": picture.width},
-            "milliseconds": _times(begin, decoded_at - begin, answers),
+            "milliseconds": _times(begin, decoded_at - read, answers),
         }
 
     async def _submit(self, pictures: Pictures, outputs: Sequence[str], deadline: float) -> Answered:
@@ -204,11 +219,32 @@ class Service:
         finally:
             self.batcher.release(ticket)
 
-    async def _decode(self, body: Files) -> list[Decoded]:
+    async def _read(self, request: Request, deadline: float) -> Files | Pictures:
+        body = read_body(request, self.settings.limits, self.engine.info.channels)
+        try:
+            return await self._in_time(body, deadline, "the body has not come")
+        except ClientDisconnect:
+            self.metrics.dropped.add("left")
+            raise
+
+    async def _decode(self, body: Files, deadline: float) -> list[Decoded]:
+        return await self._in_time(self._decode_all(body, deadline), deadline, "the pictures are not decoded")
+
+    async def _in_time(self, work: Coroutine[Any, Any, T], deadline: float, what: str) -> T:
+        try:
+            return await asyncio.wait_for(work, max(0.0, deadline - time.perf_counter()))
+        except TimeoutError:
+            self.metrics.dropped.add("deadline")
+            raise Problem(504, f"{what} within the deadline", mend="send less, or allow more time") from None
+
+    async def _decode_all(self, body: Files, deadline: float) -> list[Decoded]:
         """Decode, large pictures in threads; the first one that cannot be read is named by its place."""
         loop, info, pixels = asyncio.get_running_loop(), self.engine.info, self.settings.limits.pixels
 
         def decoded(place: int, most: int) -> Decoded:
+            # Nobody waits for these any more; a thread that has begun with one cannot be stopped otherwise.
+            if time.perf_counter() >= deadline:
+                raise TimeoutError
             name = f"pictures[{place}] ({(body.names[place] or place)!s:.80})"
             return Decoded(body.data[place], info, name, most)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ TOKEN_VARIABLE = "DANLU_TOKEN"
 _SHORTEST_TOKEN = 16
 _LONGEST_TOKEN = 4096
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+_NAME = re.compile(r"[a-z0-9._-]+")
+_KEPT_LETTERS = "ßς\u200c\u200d"
 _MEND_TOKEN = (
     f"give --token-file FILE, or set {TOKEN_VARIABLE}; python -c 'import secrets; print(secrets.token_urlsafe())'"
 )
@@ -120,13 +123,13 @@ def make_settings(
     host = host.strip("[]")
     if not host or any(letter.isspace() for letter in host):
         raise InputError(f"--host {host!r} is no address", allowed=["127.0.0.1", "::1", "an address of this machine"])
+    names = {*_LOOPBACK, *(found for name in allow_hosts for found in _host_names(name, "--allow-host"))}
+    if host not in ("0.0.0.0", "::"):
+        names |= _host_names(host, "--host")
     token = _token(token_file, os.environ if environ is None else environ)
     if token is None and not is_loopback(host):
         what = f"--host {host} can be reached from other machines, and there is no token"
         raise InputError(what, mend=_MEND_TOKEN)
-    names = {*_LOOPBACK, *(_host_name(name) for name in allow_hosts)}
-    if host not in ("0.0.0.0", "::"):
-        names.add(_host_name(f"[{host}]" if ":" in host else host))
     return ServeSettings(host, port, token, frozenset(names), limits or Limits())
 
 
@@ -152,12 +155,21 @@ def _token(path: Path | None, environ: Mapping[str, str]) -> str | None:
     return token
 
 
-def _host_name(name: str) -> str:
-    bare = name.lower().rstrip(".")
-    if not bare or "*" in bare or "/" in bare or "@" in bare or (":" in bare and not bare.startswith("[")):
-        mend = "give the bare name a browser shows, without scheme, port or *"
-        raise InputError(f"--allow-host {name!r} is no host name", allowed=["example.org", "[::1]"], mend=mend)
-    return bare
+def _host_names(name: str, option: str) -> set[str]:
+    """Return what a browser sends as ``Host`` for the name that an option was given."""
+    bare = name.lower().removesuffix(".")
+    try:
+        if ":" in bare:
+            inner = bare[1:-1] if bare.startswith("[") and bare.endswith("]") else bare
+            return {f"[{inner}]", f"[{ipaddress.IPv6Address(inner).compressed}]"}
+        # Browsers keep these letters; Python's codec makes another name of them, which may be somebody else's.
+        plain = "" if any(letter in _KEPT_LETTERS for letter in bare) else bare.encode("idna").decode("ascii")
+    except ValueError:  # UnicodeError is one
+        plain = ""
+    if not _NAME.fullmatch(plain):
+        mend = "give the bare name a browser sends (of letters beyond ASCII its form xn--…), without scheme, port or *"
+        raise InputError(f"{option} {name!r} is no host name", allowed=["example.org", "[::1]"], mend=mend)
+    return {plain}
 
 
 def bind(settings: ServeSettings) -> socket.socket:
@@ -169,8 +181,9 @@ def bind(settings: ServeSettings) -> socket.socket:
     where = f"{settings.host}:{settings.port}"
     try:
         found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise InputError(f"is no address ({error.strerror or error})", where=where) from None
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"is no address ({reason})", where=where) from None
     family, kind, number, _, address = found[0]
     # "localhost" is looked up like any name; what it leads to must be what was checked.
     if settings.token is None and not is_loopback(str(address[0])):

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from danlu.core.log import logger
 from danlu.data.load import Data
 from danlu.deploy.serve.engine import Engine
 from danlu.deploy.serve.service import Service
-from tests.deploy.serve.running import Client, encoded, running
+from tests.deploy.serve.running import Client, Heard, encoded, running
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +42,11 @@ def client(served: tuple[Client, Service]) -> Client:
 def digit(data: Data) -> bytes:
     """A test digit as a PNG file."""
     return encoded(np.asarray(data.test[0].picture))
+
+
+@pytest.fixture
+def heard() -> Iterator[Heard]:
+    handler = Heard()
+    logger.addHandler(handler)
+    yield handler
+    logger.removeHandler(handler)

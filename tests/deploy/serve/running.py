@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import io
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -78,6 +79,18 @@ class Client:
             with contextlib.suppress(OSError):
                 connection.sendall(data)
             return read_all(connection)
+
+
+class Heard(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one message."""
+        self.lines.append(record.getMessage())
 
 
 def read_all(connection: socket.socket) -> bytes:

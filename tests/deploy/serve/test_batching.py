@@ -228,9 +228,10 @@ def test_a_stopping_server_lets_nobody_in() -> None:
     batcher = Clock(0.01, 0.0).batcher()
     batcher.draining = True
     with pytest.raises(Problem, match="stopping") as caught:
-        batcher.admit(1)
+        batcher.check(1)
     assert caught.value.status == 503
     assert "retry-after" in caught.value.headers
+    assert batcher.admit(1).count == 1  # let in before the server was told to stop
 
 
 def test_the_pace_is_learnt() -> None:

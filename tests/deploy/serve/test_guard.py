@@ -83,7 +83,7 @@ def test_its_own_names_are_answered(client: Client, host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "origin", ["http://evil", "null", "http://localhost:1", "https://127.0.0.1.evil", "http://127.0.0.1"]
+    "origin", ["http://evil", "null", "http://localhost:1", "https://127.0.0.1.evil", "http://127.0.0.1", "http://["]
 )
 @pytest.mark.parametrize("method", ["POST", "DELETE", "GET"])
 def test_b62_a_foreign_origin_gets_nothing(client: Client, digit: bytes, origin: str, method: str) -> None:
@@ -358,21 +358,6 @@ def test_b63_a_weak_token_is_none(token: str, tmp_path: Path) -> None:
     assert not token or token not in str(caught.value)
     with pytest.raises(InputError):
         make_settings("127.0.0.1", environ={"DANLU_TOKEN": token})
-
-
-def test_bad_settings_are_named(tmp_path: Path) -> None:
-    for port in (-1, 65536):
-        with pytest.raises(InputError, match="--port"):
-            make_settings(port=port, environ={})
-    for name in ("*", "http://x", "a/b", "x:80", "", "*.example.org"):
-        with pytest.raises(InputError, match="--allow-host"):
-            make_settings(allow_hosts=[name], environ={})
-    with pytest.raises(InputError, match="cannot be read"):
-        make_settings(token_file=tmp_path / "none", environ={})
-    assert make_settings("127.0.0.2", environ={}).hosts >= {"127.0.0.2", "localhost"}
-    assert "example.org" in make_settings(allow_hosts=["Example.org"], environ={}).hosts
-    wide = make_settings("0.0.0.0", environ={"DANLU_TOKEN": TOKEN})
-    assert "0.0.0.0" not in wide.hosts
 
 
 def test_metrics_keep_no_name_of_a_client(served: tuple[Client, Service], digit: bytes) -> None:

@@ -65,6 +65,7 @@ def test_b27_exif_orientation_is_that_of_training(client: Client, data: Data, or
     assert found["top"] == wanted["top"]
 
 
+NAMED_PART = b'--x\r\nContent-Disposition: form-data; name="pictures"; filename="a"\r\n\r\n1\r\n--x--\r\n'
 BAD = [
     (b"", "image/png", {}, 400, "empty"),
     (b"<svg onload='alert(1)'/>", "image/svg+xml", {}, 400, "SVG"),
@@ -83,6 +84,7 @@ BAD = [
     (b"0" * 64, RAW, {"Danlu_Shape": "1000000,8,8,1"}, 400, "1000000"),
     (b"0" * 64, RAW, {"Danlu_Shape": "0,8,8,1"}, 400, "no pictures"),
     (b"0" * 64, RAW, {"Danlu_Shape": "NaN,8,8,1"}, 400, "no shape"),
+    (NAMED_PART, "multipart/form-data; boundary=x; charset=undefined", {}, 400, "the form cannot be read"),
     (b"0" * 64, "image/png", {"Danlu_Deadline": "nan"}, 400, "nan"),
     (b"0" * 64, "image/png", {"Danlu_Deadline": "-1"}, 400, "-1"),
 ]
