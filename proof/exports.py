@@ -11,6 +11,7 @@ know.
 from __future__ import annotations
 
 import ast
+import copy
 import json
 import os
 import subprocess
@@ -115,6 +116,10 @@ def prove(name: str) -> dict[str, Any]:
     pictures = np.random.default_rng(0).integers(0, 256, (PICTURES, height, width, channels), dtype=np.uint8)
     with torch.inference_mode():
         wanted = trained.picture_model(torch.from_numpy(pictures)).numpy()
+        exact = copy.deepcopy(model).double()(trained.preprocess(torch.from_numpy(pictures)).double())
+    # Some networks with random weights enlarge every rounding: two float32 forms are then as far from one another as
+    # each is from float64, and no closer agreement can be asked of them.
+    rounding = float(np.abs(wanted - exact.numpy()).max() / np.abs(wanted).max())
     graph = network_graph(trained)
     tensors = [one for node in graph.graph.node for one in node.output if one.startswith("stage.")]
     info = ArtifactInfo(
@@ -134,9 +139,10 @@ def prove(name: str) -> dict[str, Any]:
         found = runtime.predict(pictures, ["logits"])["logits"]
         error = float(np.abs(found - wanted).max() / np.abs(wanted).max())
         said = runtime.describe()["precision"]
-        if not error <= TOLERANCE or said not in ("fp32", "no layers"):
+        if not error <= max(TOLERANCE, 2 * rounding) or said not in ("fp32", "no layers"):
             return {"refused": f"differs by {error:.1e} of the largest logit, computed in {said}"}
-        return {"error": float(f"{error:.2g}")}
+        told = {"error": float(f"{error:.2g}")}
+        return told if error <= TOLERANCE else {**told, "rounding": float(f"{rounding:.2g}")}
 
     cells: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="danlu-exports-") as folder:
@@ -151,7 +157,8 @@ def prove(name: str) -> dict[str, Any]:
                     write_folder(path, kind, converted.contents, info, tensors=converted.tensors)
                     cells[kind] = cell((OpenVINO if kind == "openvino" else Ncnn).load(path, threads=1))
             except DanluError as error:
-                cells[kind] = {"refused": str(error).partition("\n")[0][:200]}
+                why = str(error).partition("\n")[0].replace(f"{folder}/{kind}: ", "")
+                cells[kind] = {"refused": why[:200]}
             print(json.dumps({kind: cells[kind]}), flush=True)  # noqa: T201 - the parent reads it
     return cells
 

@@ -16,12 +16,14 @@ TEXT: dict[str, dict[str, Any]] = {
             "One variant a family, its smallest, with random weights: the largest difference of a logit to PyTorch,\n"
             "as a share of the largest, in float32. Written by `python -m proof.exports` from `proof/exports.json`;\n"
             "a test says when it is stale. *untrained*: INT8 is judged by accuracy, and no network of this family\n"
-            "has been trained here for it. *web* holds the ONNX file as it is."
+            "has been trained here for it. *web* holds the ONNX file as it is. Where a network enlarges every rounding,\n"
+            "how far PyTorch's own float32 is from float64 stands beside: two forms may be off by that, each."
         ),
         "head": ("family", "variant", "ONNX Runtime", "OpenVINO", "ncnn", "web", "INT8"),
         "untrained": "untrained",
         "refused": "refused: {why}",
         "same": "as ONNX",
+        "rounding": " (float32 and float64: {own})",
         "pending": "proof still to run",
     },
     "zh": {
@@ -29,12 +31,14 @@ TEXT: dict[str, dict[str, Any]] = {
         "intro": (
             "每个系列取其最小的一个网络，权重随机：float32 下与 PyTorch 相比 logit 的最大差值，相对于最大的 logit。\n"
             "本页由 `python -m proof.exports` 根据 `proof/exports.json` 生成；过期时有测试会指出。\n"
-            "*未训练*：INT8 以准确率衡量，而该系列尚无为此训练过的网络。*web* 中就是同一个 ONNX 文件。"
+            "*未训练*：INT8 以准确率衡量，而该系列尚无为此训练过的网络。*web* 中就是同一个 ONNX 文件。\n"
+            "若网络会放大每次舍入，则同时列出 PyTorch 自身 float32 与 float64 之差：两种形式各允许偏差这么多。"
         ),
         "head": ("系列", "网络", "ONNX Runtime", "OpenVINO", "ncnn", "web", "INT8"),
         "untrained": "未训练",
         "refused": "拒绝：{why}",
         "same": "同 ONNX",
+        "rounding": "（float32 与 float64 之差：{own}）",
         "pending": "证明尚未运行",
     },
 }
@@ -57,7 +61,10 @@ def _cell(cell: dict[str, Any], text: dict[str, Any]) -> str:
     if "refused" in cell:
         why = " ".join(str(cell["refused"]).replace("|", "/").replace("<", "").replace(">", "").split())
         return str(text["refused"]).format(why=why)
-    return str(text["same"]) if "as" in cell else f"{cell['error']:.0e}"
+    if "as" in cell:
+        return str(text["same"])
+    own = str(text["rounding"]).format(own=f"{cell['rounding']:.0e}") if "rounding" in cell else ""
+    return f"{cell['error']:.0e}{own}"
 
 
 def main() -> None:
