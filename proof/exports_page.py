@@ -16,8 +16,8 @@ TEXT: dict[str, dict[str, Any]] = {
             "One variant a family, its smallest, with random weights: the largest difference of a logit to PyTorch,\n"
             "as a share of the largest, in float32. Written by `python -m proof.exports` from `proof/exports.json`;\n"
             "a test says when it is stale. *untrained*: INT8 is judged by accuracy, and no network of this family\n"
-            "has been trained here for it. *web* holds the ONNX file as it is. Where a network enlarges every rounding,\n"
-            "how far PyTorch's own float32 is from float64 stands beside: two forms may be off by that, each."
+            "has been trained here for it. *web* holds the ONNX file as it is. Where a network enlarges every\n"
+            "rounding, how far PyTorch's own float32 is from float64 stands beside: each form may be off by that."
         ),
         "head": ("family", "variant", "ONNX Runtime", "OpenVINO", "ncnn", "web", "INT8"),
         "untrained": "untrained",
