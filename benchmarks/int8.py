@@ -27,9 +27,9 @@ from danlu.compress.quantize import quantize_onnx
 from danlu.compress.quantize_openvino import quantize_openvino
 from danlu.core.silence import silence
 from danlu.data.loader import Loader
-from danlu.deploy.benchmark import median_interval
 from danlu.deploy.capture import PREPROCESS_STAGE, STAGE_PREFIX, capture
 from danlu.deploy.graph_parts import with_outputs
+from danlu.deploy.intervals import median_interval
 from danlu.single import data_of
 from danlu.tasks.trained import Trained, open_trained
 

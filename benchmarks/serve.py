@@ -36,7 +36,7 @@ def artifact(path: Path, name: str = MODEL) -> Path:
 
     from danlu.core.records import RunFolder
     from danlu.deploy.artifact import ArtifactInfo, sealed
-    from danlu.deploy.export import _graph
+    from danlu.deploy.export import network_graph
     from danlu.deploy.graph import describe
     from danlu.models import create_model
     from danlu.tasks.classification import Classification
@@ -60,7 +60,7 @@ def artifact(path: Path, name: str = MODEL) -> Path:
         model_name=name,
         which="best",
     )
-    graph = _graph(trained)
+    graph = network_graph(trained)
     outputs = tuple({"name": value.name, "shape": [], "meaning": ""} for value in graph.graph.output)
     info = ArtifactInfo("classification", name, "fp32", classes, size, 3, outputs, {}, {})
     path.write_bytes(sealed(describe(graph, info)))
