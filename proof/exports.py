@@ -73,31 +73,16 @@ def is_proven(family: str) -> bool:
     return row is not None and row["variant"] == name and row["source_hash"] == source_hash(name)
 
 
-def prove(name: str) -> dict[str, Any]:
-    """Export a network to every runtime and compare; return runtime -> its cell."""
-    import tempfile
-
+def _network(name: str) -> tuple[Any, Any]:
+    """Return a variant with random weights as an open network, and pictures uint8 [B, H, W, C] for it."""
     import numpy as np
-    import torch
 
-    from danlu.core.errors import DanluError
     from danlu.core.records import RunFolder
-    from danlu.core.silence import silence
-    from danlu.deploy.artifact import ArtifactInfo, sealed
-    from danlu.deploy.convert import to_ncnn, to_openvino
-    from danlu.deploy.export import network_graph
-    from danlu.deploy.folder import write_folder
-    from danlu.deploy.graph import describe
-    from danlu.deploy.runtimes.ncnn import Ncnn
-    from danlu.deploy.runtimes.onnxruntime import OnnxRuntime
-    from danlu.deploy.runtimes.openvino import OpenVINO
     from danlu.proof.checks import randomise
     from danlu.tasks.classification import Classification
     from danlu.tasks.preprocess import Preprocess, PreprocessSettings
     from danlu.tasks.trained import Trained
 
-    silence()
-    torch.set_num_threads(1)
     variant = MODELS.get(name)
     channels, height, width = variant.check_input or variant.input
     settings = PreprocessSettings(
@@ -113,26 +98,55 @@ def prove(name: str) -> dict[str, Any]:
     trained = Trained(
         model, Preprocess(settings).eval(), Classification(classes), classes, {}, RunFolder(Path()), "", name, "best"
     )
-    pictures = np.random.default_rng(0).integers(0, 256, (PICTURES, height, width, channels), dtype=np.uint8)
-    with torch.inference_mode():
-        wanted = trained.picture_model(torch.from_numpy(pictures)).numpy()
-        exact = copy.deepcopy(model).double()(trained.preprocess(torch.from_numpy(pictures)).double())
-    # Some networks with random weights enlarge every rounding: two float32 forms are then as far from one another as
-    # each is from float64, and no closer agreement can be asked of them.
-    rounding = float(np.abs(wanted - exact.numpy()).max() / np.abs(wanted).max())
-    graph = network_graph(trained)
+    return trained, np.random.default_rng(0).integers(0, 256, (PICTURES, height, width, channels), dtype=np.uint8)
+
+
+def _info(trained: Any, graph: Any) -> Any:
+    from danlu.deploy.artifact import ArtifactInfo
+
     tensors = [one for node in graph.graph.node for one in node.output if one.startswith("stage.")]
-    info = ArtifactInfo(
+    return ArtifactInfo(
         task="classification",
-        model=name,
+        model=trained.model_name,
         precision="fp32",
-        classes=classes,
-        picture_size=(height, width),
-        channels=settings.channels,
+        classes=trained.classes,
+        picture_size=trained.preprocess.settings.picture_size,
+        channels=trained.preprocess.settings.channels,
         outputs=({"name": "logits"}, {"name": "probabilities"}),
         stages={tensor.removeprefix("stage."): tensor for tensor in tensors},
         hashes={},
     )
+
+
+def prove(name: str) -> dict[str, Any]:
+    """Export a network to every runtime and compare; return runtime -> its cell."""
+    import tempfile
+
+    import numpy as np
+    import torch
+
+    from danlu.core.errors import DanluError
+    from danlu.core.silence import silence
+    from danlu.deploy.artifact import sealed
+    from danlu.deploy.convert import to_ncnn, to_openvino
+    from danlu.deploy.export import network_graph
+    from danlu.deploy.folder import write_folder
+    from danlu.deploy.graph import describe
+    from danlu.deploy.runtimes.ncnn import Ncnn
+    from danlu.deploy.runtimes.onnxruntime import OnnxRuntime
+    from danlu.deploy.runtimes.openvino import OpenVINO
+
+    silence()
+    torch.set_num_threads(1)
+    trained, pictures = _network(name)
+    with torch.inference_mode():
+        wanted = trained.picture_model(torch.from_numpy(pictures)).numpy()
+        exact = copy.deepcopy(trained.model).double()(trained.preprocess(torch.from_numpy(pictures)).double())
+    # Some networks with random weights enlarge every rounding: two float32 forms are then as far from one another as
+    # each is from float64, and no closer agreement can be asked of them.
+    rounding = float(np.abs(wanted - exact.numpy()).max() / np.abs(wanted).max())
+    graph = network_graph(trained)
+    info = _info(trained, graph)
     data = sealed(describe(graph, info))
 
     def cell(runtime: Any) -> dict[str, Any]:
