@@ -245,6 +245,7 @@ def _opened(source: Path | str | Trained | Subject, threads: int, guide: Subject
                 mend = "give the run or the artifact first, the foreign file second"
                 raise InputError("is a foreign ONNX file, and cannot be the reference", where=str(source), mend=mend)
             return ForeignSubject(data, str(source), guide, threads)
+        return ArtifactSubject(data, str(source), threads)
     return open_subject(source, threads)
 
 
