@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,9 +122,23 @@ def running(engine: Engine, settings: ServeSettings | None = None) -> Iterator[t
         yield Client(port, settings.token), service
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(service.settings.limits.drain_seconds + 10)
+        left = _under_way(server, thread) if thread.is_alive() else ""
         listening.close()
-        assert not thread.is_alive()
+        assert not left, left
+
+
+def _under_way(server: Any, thread: threading.Thread) -> str:
+    """Say what keeps a server from ending."""
+    state = server.server_state
+    connections = [
+        f"{each.client}: closing {each.transport.is_closing()}, {each.conn.their_state}, {each.conn.our_state}, "
+        f"{each.scope and each.scope['path']}"
+        for each in state.connections
+    ]
+    frame = sys._current_frames().get(thread.ident or 0)
+    stack = traceback.format_stack(frame) if frame else []
+    return "\n".join(["the server does not end", *connections, *map(str, state.tasks), *stack])
 
 
 @contextlib.contextmanager
