@@ -290,13 +290,14 @@ def run_stages(asked: argparse.Namespace, folder: Path) -> None:
 
 def write(asked: argparse.Namespace, folder: Path, found: dict[str, Any]) -> None:
     """Print the row and keep it."""
+    from benchmarks.ceilings import ceilings
     from danlu.core.environment import describe_environment
     from danlu.core.files import write_json
     from danlu.deploy.machine import load_average
 
     chosen = json.loads((folder / "run/best.json").read_text(encoding="utf-8"))
     kept = ("artifact", "runtime", "precision", "threads", "options", "tried")
-    row = {"weights": "random, normalisation calibrated", "load": load_average(), **found}
+    row = {"weights": "random, normalisation calibrated", "load": load_average(), "ceilings": ceilings(), **found}
     row["chosen"] = {key: chosen[key] for key in kept}
     rows = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.exists() else {}
     rows[f"{asked.model}-{asked.side}-batch{asked.batch}"] = row

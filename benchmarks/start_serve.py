@@ -3,7 +3,8 @@
     python -m benchmarks.start_serve
 
 Whole processes after one warm-up; median with the smallest and largest. The artifact has the size of ResNet-18 (46 MB);
-the time ends with the first answer to a photograph of 400 × 300. Writes its row into ``start.json``.
+the time ends with the first answer to a photograph of 400 × 300. Beside it stands what the libraries alone take to be
+imported in a process that does nothing else. Writes its row into ``start.json``.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ import numpy as np
 
 from benchmarks.start import REPEATS, RESULTS
 
+LIBRARIES = "import numpy, PIL.Image, onnxruntime, fastapi, uvicorn"
+
 
 def serving(repeats: int) -> dict[str, Any]:
     """Return seconds from starting ``danlu serve`` to its first answer, and its resident memory then."""
@@ -34,7 +37,7 @@ def serving(repeats: int) -> dict[str, Any]:
     buffer = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
     Image.fromarray(noise).save(buffer, "JPEG")
-    seconds, resident = [], []
+    seconds, resident, libraries = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         path = artifact(Path(folder) / "model.onnx", "resnet18")
         for repeat in range(repeats + 1):
@@ -50,7 +53,11 @@ def serving(repeats: int) -> dict[str, Any]:
                 resident.append(_resident(served.pid))
             served.terminate()
             served.wait()
-    return {**_row(seconds), "resident_mb": round(max(resident), 1)}
+            begin = time.perf_counter()
+            subprocess.run([sys.executable, "-c", LIBRARIES], check=True)
+            libraries.append(time.perf_counter() - begin)
+    alone = round(statistics.median(libraries), 4)
+    return {**_row(seconds), "libraries_alone_s": alone, "resident_mb": round(max(resident), 1)}
 
 
 def _first_answer(port: int, picture: bytes) -> None:

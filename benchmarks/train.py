@@ -88,6 +88,7 @@ def lower_bound(values: list[float]) -> float:
 
 def throughput(row: str) -> dict[str, Any]:
     """Return pictures a second of every way and the ratios of ours to the others."""
+    from benchmarks.ceilings import ceilings
     from benchmarks.peers.common import TASKS
 
     task = TASKS[row]
@@ -116,7 +117,8 @@ def throughput(row: str) -> dict[str, Any]:
     for peer in PEERS:
         each = [theirs / ours for theirs, ours in zip(seconds[peer], seconds["ours"], strict=True)]
         ratios[peer] = {"median": round(statistics.median(each), 2), "lower_95": round(lower_bound(each), 2)}
-    return {"task": {"model": task.model, "data": task.data, "batch": task.batch}, "ways": ways, "ratios": ratios}
+    setting = {"model": task.model, "data": task.data, "batch": task.batch}
+    return {"task": setting, "ceilings": ceilings(), "ways": ways, "ratios": ratios}
 
 
 def overhead() -> dict[str, Any]:
