@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -153,13 +154,13 @@ def test_others_work_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.Log
     own, busy, now = iter([1.0, 3.0]), iter([10.0, 27.0]), iter([0.0, 10.0])
     monkeypatch.setattr(machine, "_own_seconds", lambda: next(own))
     monkeypatch.setattr(machine, "_busy_seconds", lambda: next(busy))
-    monkeypatch.setattr(machine.time, "perf_counter", lambda: next(now))
+    monkeypatch.setattr(machine, "time", SimpleNamespace(perf_counter=lambda: next(now)))
     monkeypatch.setattr(machine.os, "cpu_count", lambda: 2)
     watch = Watch()
     monkeypatch.undo()
     monkeypatch.setattr(machine, "_own_seconds", lambda: 3.0)
     monkeypatch.setattr(machine, "_busy_seconds", lambda: 27.0)
-    monkeypatch.setattr(machine.time, "perf_counter", lambda: 10.0)
+    monkeypatch.setattr(machine, "time", SimpleNamespace(perf_counter=lambda: 10.0))
     monkeypatch.setattr(machine.os, "cpu_count", lambda: 2)
     assert watch.check(2) == 1.5  # 17 busy seconds, 2 of them ours, in 10
     assert "other work took 1.5 of 2 cores" in caplog.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -112,7 +113,7 @@ def test_a_warning_with_figures_where_int8_is_slower(
         return quick(self, *args)
 
     monkeypatch.setattr(int8.OnnxRuntime, "predict", predict)
-    monkeypatch.setattr(int8.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(int8, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     with caplog.at_level(logging.WARNING, "danlu"):
         speed = export(tiny, data, threads=1)["export"]["quantisation"]["speed"]
     assert speed["speedup"] == pytest.approx(1 / slow)

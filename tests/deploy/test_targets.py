@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -221,7 +222,9 @@ def test_ncnn_in_a_process_of_its_own(lenet: tuple[Path, dict[str, Any]], tmp_pa
     """A mistake with ncnn's memory ends the process, not the tests."""
     pytest.importorskip("ncnn", reason="ncnn is not installed")
     pytest.importorskip("pnnx", reason="pnnx is not installed")
-    command = [sys.executable, "-c", NCNN, str(lenet[0]), str(tmp_path / "model.ncnn")]
+    # A copy: what is exported is written into the run's record, which others read.
+    run = shutil.copytree(lenet[0], tmp_path / "run")
+    command = [sys.executable, "-c", NCNN, str(run), str(tmp_path / "model.ncnn")]
     ended = subprocess.run(
         command, capture_output=True, text=True, timeout=300, check=False, cwd=Path(__file__).parents[2]
     )

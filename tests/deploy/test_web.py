@@ -7,6 +7,7 @@ import functools
 import http.server
 import json
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +43,9 @@ def package() -> Path:
 @pytest.fixture(scope="module")
 def folder(lenet: tuple[Path, dict[str, Any]], data: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("web 网页") / "model.web"
-    export_to(lenet[0], data, "web", out=target, threads=1, package=package())
+    # A copy: what is exported is written into the run's record, which others read.
+    run = shutil.copytree(lenet[0], target.with_name("run"))
+    export_to(run, data, "web", out=target, threads=1, package=package())
     return target
 
 
