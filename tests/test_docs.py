@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import tables
+from benchmarks import speed_page, tables
 from danlu import verbs
 from danlu.core.settings import Settings
 from danlu.models import MODELS
@@ -75,6 +75,12 @@ def test_links_lead_somewhere(name: str) -> None:
 def test_the_figures_of_the_readme_are_the_measured_ones(readme: str) -> None:
     """Run `python -m benchmarks.tables` when this fails."""
     assert read(readme) == tables.with_figures(readme)
+
+
+@pytest.mark.parametrize("language", speed_page.LANGUAGES)
+def test_the_page_of_measured_speed_is_current(language: str) -> None:
+    """Run `python -m benchmarks.speed_page` when this fails."""
+    assert read(f"docs/{language}/measured.md") == speed_page.page(language)
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
