@@ -22,11 +22,11 @@ TEXT: dict[str, dict[str, str]] = {
     "en": {
         "title": "# Measured speed",
         "intro": (
-            "Written by `python -m benchmarks.speed_page` from the records in `benchmarks/`; each section names the\n"
-            "command that measured it. Two cores of a virtual machine whose neighbours come and go: ratios of what\n"
-            "ran in turn hold, milliseconds do not. What fell short stays here. Ratios between precisions depend on how\n"
-            "much of its matrix units the machine was given at that moment, which is recorded beside them where it was\n"
-            "measured (`python -m benchmarks.ceilings`)."
+            "Written by `python -m benchmarks.speed_page` from the records in `benchmarks/`; each section names\n"
+            "the command that measured it. Two cores of a virtual machine whose neighbours come and go: ratios\n"
+            "of what ran in turn hold, milliseconds do not. What fell short stays here. Ratios between\n"
+            "precisions depend on how much of its matrix units the machine was given at that moment, which is\n"
+            "recorded beside them where it was measured (`python -m benchmarks.ceilings`)."
         ),
         "head": "| what | asked | found | |",
         "met": "met",
