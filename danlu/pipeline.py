@@ -9,7 +9,7 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from danlu.single import data_of
 if TYPE_CHECKING:
     from danlu.data.load import Data
     from danlu.tasks.trained import Trained
+    from danlu.train.loop import Training
 
 __all__ = [
     "Stages",
@@ -58,11 +59,11 @@ def run(
     recipe: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     int8: bool | None = None,
-    out: Path | None = None,
+    out: Path | str | None = None,
     seed: int = 0,
     device: str = "auto",
     threads: int | None = None,
-    weights: Path | None = None,
+    weights: Path | str | None = None,
     download: bool = False,
     requested: Mapping[str, Any] | None = None,
 ) -> RunFolder:
@@ -111,9 +112,9 @@ def begin(
     *,
     model: str = "auto",
     recipe: str | None = None,
-    out: Path | None = None,
+    out: Path | str | None = None,
     seed: int = 0,
-    weights: Path | None = None,
+    weights: Path | str | None = None,
     download: bool = False,
     **training: Any,
 ) -> tuple[RunFolder, Data]:
@@ -137,7 +138,7 @@ def begin(
     if weights is not None:
         from danlu.models.hub import check_weights
 
-        check_weights(weights)
+        check_weights(Path(weights))
     _check_settings(recipe, training.get("overrides") or {})
     if out is not None and is_restarted() and RunFolder(out).config_path.is_file():
         _check_same(RunFolder(out), training.get("requested"))
@@ -147,7 +148,7 @@ def begin(
             folder = go_on(out)
         return folder, data_of(folder)
     if is_writer():
-        check_free(out)
+        check_free(None if out is None else Path(out))
     with stages.stage("data", f"check and split {source}"):
         data = load_data(source, seed=seed, download=download)
     from danlu.train import train
@@ -252,11 +253,19 @@ def _deploy(trained: Trained, data: Data, stages: Stages, *, int8: bool | None, 
         bench(trained, data, threads=threads)
 
 
-def resume(path: Path) -> RunFolder:
+def resume(
+    path: Path | str,
+    *,
+    data: Data | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    checkpoint: str = "auto",
+    after_epoch: Callable[[Training], None] | None = None,
+) -> RunFolder:
     """Continue a run bit for bit; a run begun by the main job goes on through the stages after training.
 
-    Raises:
-        InputError: no run folder, or its data or settings have changed.
+    Args and errors are those of :func:`danlu.train.resume`.
     """
     from danlu.train import resume as resume_training
 
@@ -264,9 +273,17 @@ def resume(path: Path) -> RunFolder:
     requested = folder.read_config()["requested"]
     stages = Stages(total=7 if requested.get("verb") == "run" else 1)
     with stages.stage("train", f"resume {path}"):
-        resume_training(path)
+        resume_training(
+            path,
+            data=data,
+            overrides=overrides,
+            device=device,
+            threads=threads,
+            checkpoint=checkpoint,
+            after_epoch=after_epoch,
+        )
     if requested.get("verb") != "run":
         return folder
     with stages.stage("data", "load the data"):
-        data = data_of(folder)
-    return finish(folder, data, stages, int8=requested.get("int8"))
+        loaded = data_of(folder) if data is None else data
+    return finish(folder, loaded, stages, int8=requested.get("int8"))

@@ -51,8 +51,8 @@ class RunFolder:
         artifact_path: where an export goes.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path | str) -> None:
+        self.path = path = Path(path)
         self.file: Path | None = None
         self.artifact_path = path / "model.onnx"
         self.config_path = path / "config.json"
@@ -165,15 +165,15 @@ def check_free(out: Path | None) -> None:
     files.check_writable(Path("runs") if out is None else out)
 
 
-def new_run_folder(out: Path | None, data_name: str, model_name: str) -> RunFolder:
+def new_run_folder(out: Path | str | None, data_name: str, model_name: str) -> RunFolder:
     """Create a fresh run folder: ``out``, or ``./runs/<data>-<model>-<n>`` with the first free ``n``.
 
     Raises:
         InputError: ``out`` exists and is not empty, or cannot be written.
     """
-    check_free(out)
+    check_free(None if out is None else Path(out))
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
+        Path(out).mkdir(parents=True, exist_ok=True)
         return RunFolder(out)
     parent = Path("runs")
     parent.mkdir(exist_ok=True)
@@ -188,7 +188,7 @@ def new_run_folder(out: Path | None, data_name: str, model_name: str) -> RunFold
             number += 1
 
 
-def open_run_folder(path: Path) -> RunFolder:
+def open_run_folder(path: Path | str) -> RunFolder:
     """Open an existing run folder.
 
     Raises:

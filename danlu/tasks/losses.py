@@ -83,5 +83,7 @@ def _binary(logits: Tensor, target: Tensor, focal: float) -> Tensor:
     if focal:
         p = logits.sigmoid()
         # The probability given to what is true: p on the label, 1 - p elsewhere.
-        each = (target * (1 - p) + (1 - target) * p) ** focal * each
+        missed = target * (1 - p) + (1 - target) * p
+        # At 0 the slope of a power below 1 is infinite, and infinity times 0 is no number.
+        each = missed.clamp(min=torch.finfo(missed.dtype).tiny) ** focal * each
     return each.sum(dim=1)

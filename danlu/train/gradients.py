@@ -1,4 +1,4 @@
-"""What happens to gradients before an update, and to weights after it: clipping, L1, max-norm."""
+"""What is a weight, what happens to gradients before an update, and to weights after it: clipping, L1, max-norm."""
 
 from __future__ import annotations
 
@@ -8,10 +8,19 @@ from torch import Tensor, nn
 from danlu.train.distributed import local
 from danlu.train.settings import TrainConfig
 
-__all__ = ["clip_adaptively", "constrain", "prepare", "unit_norms"]
+__all__ = ["clip_adaptively", "constrain", "is_weight", "prepare", "unit_norms"]
 
 # Keeps units that start at zero from being frozen there (Brock et al. 2021, ε of equation 3).
 _LEAST_NORM = 1e-3
+
+
+def is_weight(name: str, parameter: Tensor) -> bool:
+    """Return whether a parameter is a matrix or kernel, which decays, is penalised, constrained or made orthogonal.
+
+    Biases, norms, scales of channels, class tokens and positions are not, however many dimensions they are kept with:
+    a weight has several and is called one, as ``weight`` in PyTorch's layers or ``in_proj_weight`` of its attention.
+    """
+    return parameter.dim() > 1 and "weight" in name.rpartition(".")[2]
 
 
 def prepare(network: nn.Module, config: TrainConfig) -> None:
@@ -20,8 +29,8 @@ def prepare(network: nn.Module, config: TrainConfig) -> None:
         return
     parameters = [(name, p) for name, p in network.named_parameters() if p.grad is not None]
     if config.l1:
-        for _, parameter in parameters:
-            if parameter.dim() > 1 and parameter.grad is not None:
+        for name, parameter in parameters:
+            if is_weight(name, parameter) and parameter.grad is not None:
                 local(parameter.grad).add_(local(parameter.detach()).sign(), alpha=config.l1)
     if config.clip is None:
         return
@@ -30,10 +39,11 @@ def prepare(network: nn.Module, config: TrainConfig) -> None:
     elif config.clip_by == "value":
         nn.utils.clip_grad_value_([p for _, p in parameters], config.clip)
     else:
-        # The last layer is left out, as the paper has it.
-        last = [name for name, p in parameters if p.dim() > 1][-1:]
+        # The last layer is left out, as the paper has it, unless it alone is trained.
+        last = [name for name, p in parameters if is_weight(name, p)][-1:]
         head = {name.rpartition(".")[0] for name in last}
-        clip_adaptively([p for name, p in parameters if name.rpartition(".")[0] not in head], config.clip)
+        body = [p for name, p in parameters if name.rpartition(".")[0] not in head]
+        clip_adaptively(body or [p for _, p in parameters], config.clip)
 
 
 @torch.no_grad()
@@ -63,8 +73,8 @@ def unit_norms(x: Tensor) -> Tensor:
 @torch.no_grad()
 def constrain(network: nn.Module, limit: float) -> None:
     """Scale the weights of each unit back to a norm of at most ``limit`` (max-norm, Srivastava et al. 2014)."""
-    for parameter in network.parameters():
-        if parameter.requires_grad and parameter.dim() > 1:
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad and is_weight(name, parameter):
             weights = local(parameter.data)
             found = unit_norms(weights)
             weights.mul_((limit / found.clamp(min=1e-12)).clamp(max=1.0))

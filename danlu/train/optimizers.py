@@ -21,6 +21,7 @@ from torch.optim.sgd import sgd
 
 from danlu.core.errors import InputError
 from danlu.train.distributed import local
+from danlu.train.gradients import is_weight
 from danlu.train.optimizer_settings import (
     AdadeltaSettings,
     AdagradSettings,
@@ -48,14 +49,11 @@ __all__ = [
     "make_optimizer",
     "orthogonal",
 ]
-
-# Where torch has one kernel for the whole update instead of one small operation a parameter.
-_FUSED = ("cpu", "cuda")
 S = TypeVar("S", bound=CommonSettings)
 
 
 class Optimizer(ABC, Generic[S]):
-    """Moves named parameters along their gradients; biases and norms (one dimension or none) do not decay.
+    """Moves named parameters along their gradients; only weights decay (:func:`~danlu.train.gradients.is_weight`).
 
     Args:
         parameters: name -> parameter.
@@ -65,9 +63,11 @@ class Optimizer(ABC, Generic[S]):
         scales: name -> share of the learning rate; 1 where it is not named.
     """
 
-    # Names of the tensors kept for each parameter, in its shape, and whether its steps are counted.
+    # Names of the tensors kept for each parameter, in its shape; whether its steps are counted; whether fused kernels
+    # want the counts on its device, as Adam's does, while all others want them on the CPU.
     kept: ClassVar[tuple[str, ...]] = ()
     counted: ClassVar[bool] = False
+    counted_there: ClassVar[bool] = False
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], settings: S) -> None:
         self.settings: S = settings
@@ -80,9 +80,10 @@ class Optimizer(ABC, Generic[S]):
             slot: {n: torch.zeros_like(p, memory_format=torch.preserve_format) for n, p in self.parameters.items()}
             for slot in self.slots_kept()
         }
-        # Steps done, as the kernels want it: one float a parameter.
-        self.counts = {name: torch.zeros((), dtype=torch.float32) for name in self.parameters} if self.counted else {}
-        self.fused = {p.device.type for p in self.parameters.values()} <= set(_FUSED)
+        # There torch has one kernel for the whole update instead of one small operation a parameter.
+        self.fused = {p.device.type for p in self.parameters.values()} <= {"cpu", "cuda"}
+        places = {n: p.device if self.fused and self.counted_there else "cpu" for n, p in self.parameters.items()}
+        self.counts = {n: torch.zeros((), device=place) for n, place in places.items() if self.counted}
 
     def slots_kept(self) -> tuple[str, ...]:
         """Return the names of what is kept for each parameter."""
@@ -102,7 +103,8 @@ class Optimizer(ABC, Generic[S]):
         """Return the parameters that are moved alike, by whether they decay and their share of the rate."""
         groups: dict[tuple[bool, float], list[str]] = {}
         for name in names:
-            groups.setdefault((self.parameters[name].dim() > 1, self.scales.get(name, 1.0)), []).append(name)
+            decays = is_weight(name, self.parameters[name])
+            groups.setdefault((decays, self.scales.get(name, 1.0)), []).append(name)
         return groups
 
     @abstractmethod
@@ -182,7 +184,7 @@ class Lars(Optimizer[LarsSettings]):
         """Move the parameters called ``names``; biases and norms by plain momentum."""
         for name, parameter, gradient in zip(names, *self.tensors(names), strict=True):
             rate = torch.tensor(lr, device=parameter.device)
-            if parameter.dim() > 1:
+            if is_weight(name, parameter):
                 size, slope = parameter.norm(), gradient.norm()
                 scaled = lr * self.settings.trust * size / (slope + decay * size)
                 rate = torch.where((size > 0) & (slope > 0), scaled, rate)
@@ -267,6 +269,7 @@ class Adam(Optimizer[AdamSettings]):
 
     kept = ("means", "squares")
     counted = True
+    counted_there = True
 
     def update(self, names: list[str], lr: float, decay: float) -> None:
         """Move the parameters called ``names``."""
@@ -306,7 +309,7 @@ class Lamb(Optimizer[LambSettings]):
             square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
             root = (square / (1 - beta2**done)).sqrt_().add_(self.settings.eps)
             update = mean / (1 - beta1**done) / root + decay * parameter
-            if parameter.dim() > 1:
+            if is_weight(name, parameter):
                 size, length = parameter.norm(), update.norm()
                 update = update * torch.where((size > 0) & (length > 0), size / length, torch.ones_like(size))
             parameter.sub_(lr * update)
@@ -315,7 +318,7 @@ class Lamb(Optimizer[LambSettings]):
 class Muon(Optimizer[MuonSettings]):
     """Nesterov momentum, made orthogonal, for matrices and kernels; SGD for the rest.
 
-    The first kernel and the last matrix in the order of the network are of the rest, as are biases and norms.
+    The first kernel and the last matrix in the order of the network are of the rest, as is what is no weight.
     """
 
     kept = ("momentum",)
@@ -324,10 +327,10 @@ class Muon(Optimizer[MuonSettings]):
 
     def update(self, names: list[str], lr: float, decay: float) -> None:
         """Move the parameters called ``names``."""
-        large = [name for name, parameter in self.parameters.items() if parameter.dim() > 1]
+        large = [name for name, parameter in self.parameters.items() if is_weight(name, parameter)]
         ends = {*large[:1], *large[-1:]} if self.has_first else set(large[-1:])
         for name, parameter, gradient in zip(names, *self.tensors(names), strict=True):
-            if parameter.dim() < 2 or name in ends:
+            if name not in large or name in ends:
                 self._move_rest(name, parameter, gradient, lr, decay, head=bool(large) and name == large[-1])
                 continue
             update = self._along_momentum(name, gradient, self.settings.momentum)
@@ -393,5 +396,5 @@ def make_optimizer(
     chosen = set(parameters)
     made = _KINDS[type(settings)]({name: p for name, p in network.named_parameters() if p in chosen}, settings)
     if isinstance(made, Muon):
-        made.has_first = next((p in chosen for p in network.parameters() if p.dim() > 1), True)
+        made.has_first = next((p in chosen for name, p in network.named_parameters() if is_weight(name, p)), True)
     return made

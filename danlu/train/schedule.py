@@ -29,13 +29,16 @@ __all__ = [
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
+# Of a share of the steps, or of an epoch: less than a step of any training.
+_ROUNDING = 1e-9
+
 
 class _Common(Settings):
     """What all schedules have.
 
     Attributes:
         warmup: share of all steps that rise linearly from nothing, before the schedule begins.
-        by_epoch: the rate stays the same within an epoch, as most papers have it.
+        by_epoch: after the warm-up the rate stays the same within an epoch, as most papers have it.
     """
 
     warmup: float = Field(default=0.0, ge=0.0, lt=1.0)
@@ -142,13 +145,13 @@ class SgdrSettings(_Common):
     """Cosines with warm restarts (Loshchilov and Hutter 2016): T_0, T_0·T_mult, T_0·T_mult², … epochs.
 
     Attributes:
-        t_0: epochs of the first cosine.
+        t_0: epochs of the first cosine, a thousandth at least.
         t_mult: how much longer each is than the one before.
         final: lowest rate, as a share of the peak.
     """
 
     name: Literal["sgdr"] = "sgdr"
-    t_0: float = Field(default=10.0, gt=0.0)
+    t_0: float = Field(default=10.0, ge=1e-3)
     t_mult: float = Field(default=2.0, ge=1.0)
     final: Share = 0.0
 
@@ -180,11 +183,12 @@ def learning_rate(step: int, total: int, peak: float, schedule: ScheduleSettings
         epochs: of the whole training; only what counts in epochs needs them.
     """
     per_epoch = total / epochs
-    if schedule.by_epoch:
-        step = round(step // per_epoch * per_epoch)
     warmup = round(total * schedule.warmup)
     if step < warmup:
+        # Always by step: a whole epoch at the first of its rates would be an epoch lost.
         return peak * (step + 1) / (warmup + 1)
+    if schedule.by_epoch:
+        step = max(warmup, round(step // per_epoch * per_epoch))
     done = (step - warmup) / max(total - warmup, 1)
     return peak * _SHAPES[type(schedule)](schedule, done, (total - warmup) / per_epoch)
 
@@ -217,9 +221,10 @@ def _one_cycle(schedule: OneCycleSettings, done: float, epochs: float) -> float:
 
 
 def _sgdr(schedule: SgdrSettings, done: float, epochs: float) -> float:
+    # A restart must not be missed because its share of all steps is no whole number of them by a rounding.
     epoch, length = done * epochs, schedule.t_0
-    while epoch >= length:
-        epoch -= length
+    while epoch >= length - _ROUNDING:
+        epoch = max(epoch - length, 0.0)
         length *= schedule.t_mult
     return _fall(epoch / length, schedule.final)
 
@@ -229,7 +234,7 @@ _SHAPES: dict[type[Settings], Callable[[Any, float, float], float]] = {
     CosineSettings: lambda schedule, done, epochs: _fall(done, schedule.final),
     LinearSettings: lambda schedule, done, epochs: 1.0 - (1.0 - float(schedule.final)) * done,
     StepSettings: lambda schedule, done, epochs: (
-        float(schedule.factor) ** sum(done >= milestone for milestone in schedule.milestones)
+        float(schedule.factor) ** sum(done >= milestone - _ROUNDING for milestone in schedule.milestones)
     ),
     PiecewiseSettings: _piecewise,
     CyclicSettings: _cyclic,

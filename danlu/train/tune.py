@@ -135,8 +135,7 @@ def _search(
     known |= {"weights": None if weights is None else str(weights), "sampler": asked.sampler, "pruner": asked.pruner}
     known |= {"seed": seed}
     drawn, pruning = make_sampler(asked.sampler, space, seed), make_pruner(asked.pruner, config.epochs)
-    grid = asked.sampler == "grid"
-    count = asked.trials or (math.prod(map(len, space.grid().values())) if grid else _TRIALS)
+    count = _trials(asked, space)
     deadline = None if asked.budget is None else time.monotonic() + asked.budget
     check_weights(weights)
     direction = {"max": "maximize", "min": "minimize"}[Classification.best[1]]
@@ -151,6 +150,21 @@ def _search(
         document = {"storage": storage, "epochs": config.epochs, **known}
         search.run(document)
         return {**search.write(document, last=True), "folder": str(out)}
+
+
+def _trials(asked: _Asked, space: Space) -> int:
+    """Return how many trials there are in all.
+
+    Raises:
+        InputError: more than a grid has.
+    """
+    if asked.sampler != "grid":
+        return asked.trials or _TRIALS
+    whole = math.prod(map(len, space.grid().values()))
+    if asked.trials and asked.trials > whole:
+        # All trials have one seed: the same settings again would be the same training again.
+        raise InputError(f"{asked.trials} trials of a grid of {whole}", where="--trials", allowed=[f"1 to {whole}"])
+    return asked.trials or whole
 
 
 def _check_space(space: Space, config: TrainConfig, asked: _Asked) -> None:

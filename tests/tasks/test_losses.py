@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -49,9 +51,11 @@ def test_each_loss_has_the_gradient_of_its_finite_differences(kind: str) -> None
     assert torch.autograd.gradcheck(lambda x: label_losses(x, LABEL, settings, 0.1, WEIGHTS), (x,))
 
 
-def test_a_perfect_answer_has_a_finite_gradient() -> None:
-    x = torch.tensor([[60.0, -60.0]], requires_grad=True)
-    label_losses(x, torch.tensor([0]), LossSettings(focal=0.5)).sum().backward()
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("size", [17.0, 60.0, 200.0])
+def test_a_perfect_answer_has_a_finite_gradient(kind: Literal["softmax", "sigmoid"], size: float) -> None:
+    x = torch.tensor([[size, -size]], requires_grad=True)
+    label_losses(x, torch.tensor([0]), LossSettings(kind=kind, focal=0.5)).sum().backward()
     assert x.grad is not None
     assert torch.isfinite(x.grad).all()
 

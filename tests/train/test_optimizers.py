@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from danlu.core.errors import InputError
 from danlu.models import create_model
 from danlu.train.ema import MovingAverage
-from danlu.train.optimizer_settings import SgdSettings
+from danlu.train.gradients import is_weight
+from danlu.train.optimizer_settings import AdamWSettings, MuonSettings, OptimizerSettings, SgdSettings
 from danlu.train.optimizers import Sgd, make_optimizer
 
 
@@ -133,3 +134,55 @@ def test_a_moving_average_is_what_it_says() -> None:
     with average.in_place():
         assert torch.equal(network[0].weight, average.average["0.weight"])
     assert all(torch.equal(value, own[name]) for name, value in network.state_dict().items())
+
+
+def test_scales_of_channels_class_tokens_and_positions_are_no_weights() -> None:
+    names = {
+        "convnext_tiny": ("stage1.0.layer_scale", "stage1.0.depthwise.weight"),
+        "nfnet_f0": ("stem_conv0.gain", "stem_conv0.weight"),
+        "vit_s_16": ("class_token", "classifier.weight"),
+    }
+    for model, (gain, weight) in names.items():
+        with torch.device("meta"):
+            found = dict(create_model(model, num_classes=5).named_parameters())
+        weights = [name for name, parameter in found.items() if is_weight(name, parameter)]
+        assert found[gain].dim() > 1
+        assert gain not in weights
+        assert "positions" not in weights
+        assert weight in weights, sorted(weights)[:20]
+    attention = torch.nn.MultiheadAttention(4, 2)
+    assert [n for n, p in attention.named_parameters() if is_weight(n, p)] == ["in_proj_weight", "out_proj.weight"]
+
+
+class _Scaled(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.middle, self.last = (torch.nn.Linear(4, 4, bias=False) for _ in range(3))
+        self.token, self.gain = (torch.nn.Parameter(torch.ones(1, 1, 4)) for _ in range(2))
+
+
+@pytest.mark.parametrize("settings", [AdamWSettings(lr=0.1, weight_decay=0.1), MuonSettings(lr=0.1, weight_decay=0.1)])
+def test_what_is_no_weight_neither_decays_nor_is_made_orthogonal(settings: OptimizerSettings) -> None:
+    network = _Scaled()
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    optimizer = make_optimizer(network, list(network.parameters()), settings)
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step(0.1)
+    moved = {name for name, p in network.named_parameters() if not torch.equal(p, before[name])}
+    assert moved <= {"first.weight", "middle.weight", "last.weight"}
+    assert "first.weight" in moved or isinstance(settings, MuonSettings)
+    # A slope of one millionth moves it by as little, where an orthogonal step would be of the rate's size.
+    if isinstance(settings, MuonSettings):
+        network.gain.grad = torch.full_like(network.gain, 1e-6)
+        optimizer.step(0.1)
+        assert (network.gain - 1).abs().max() < 1e-5
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_adam_moves_on_cuda() -> None:
+    network = torch.nn.Linear(3, 2, device="cuda")
+    optimizer = make_optimizer(network, list(network.parameters()), AdamWSettings(lr=0.1))
+    network(torch.ones(1, 3, device="cuda")).sum().backward()
+    optimizer.step(0.1)
+    assert {count.device.type for count in optimizer.counts.values()} == {"cuda"}

@@ -245,3 +245,16 @@ def test_training_in_another_thread_installs_no_handlers(tmp_path: Path) -> None
 def test_the_room_is_also_a_function(tmp_path: Path) -> None:
     run = danlu.train(digits(), model="lenet5", overrides={"epochs": 1}, out=tmp_path / "run", threads=1)  # type: ignore[operator]
     assert json.loads(run.config_path.read_text(encoding="utf-8"))["schema"] == 1
+
+
+def test_paths_may_be_text_and_a_run_on_data_in_memory_goes_on(tmp_path: Path) -> None:
+    def stop(training: Any) -> None:
+        raise KeyboardInterrupt
+
+    run = str(tmp_path / "run")
+    overrides = {**TINY, "epochs": 2}
+    with pytest.raises(KeyboardInterrupt):
+        danlu.train(digits(), model="lenet5", overrides=overrides, out=run, device="cpu", threads=1, after_epoch=stop)
+    found = danlu.resume(run, data=digits(), overrides=overrides)
+    whole = run_tiny(tmp_path / "whole", overrides={"epochs": 2})
+    assert hashes(found) == hashes(whole)

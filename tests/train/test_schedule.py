@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from danlu.core.errors import InputError
 from danlu.core.settings import apply_overrides
+from danlu.train.recipes import RECIPES
 from danlu.train.schedule import (
     ConstantSettings,
     CosineSettings,
@@ -110,6 +112,31 @@ def test_by_epoch_it_stays_within_one(schedule: Any) -> None:
         assert set(found[10 * epoch : 10 * epoch + 10]) == {steps[10 * epoch]}
 
 
+def test_by_epoch_the_warm_up_still_moves_by_step() -> None:
+    found = rates(StepSettings(warmup=0.125, by_epoch=True, milestones=(0.5,)))
+    assert found[:15] == pytest.approx([PEAK * (step + 1) / 16 for step in range(15)])
+    assert found[15:70] == [PEAK] * 55, "an epoch that begins before the middle keeps its rate"
+    assert found[70:] == pytest.approx([0.1 * PEAK] * 50)
+
+
+def test_the_table_of_43_networks_warms_up_for_an_epoch_and_falls_after_60_120_and_160() -> None:
+    config = RECIPES.get("cifar100-table")(50_000)
+    found = [learning_rate(step, 200 * 390, 0.1, config.schedule, 200) for step in range(200 * 390)]
+    assert found[:390] == pytest.approx(np.arange(1, 391) * 0.1 / 391)
+    falls = {step: rate for step, rate in enumerate(found) if step >= 390 and rate != found[step - 1]}
+    assert falls == pytest.approx({390: 0.1, 60 * 390: 0.02, 120 * 390: 0.004, 160 * 390: 0.0008})
+
+
+@pytest.mark.parametrize(("first", "times", "epochs"), [(10, 1, 150), (20, 1, 300), (1, 2, 90)])
+def test_no_restart_is_missed_by_a_rounding(first: int, times: int, epochs: int) -> None:
+    schedule = SgdrSettings(t_0=first, t_mult=times)
+    for per_epoch in range(5, 200, 3):
+        epoch, length = first, first * times
+        while epoch < epochs:
+            assert learning_rate(epoch * per_epoch, epochs * per_epoch, 1.0, schedule, epochs) == pytest.approx(1.0)
+            epoch, length = epoch + length, length * times
+
+
 @pytest.mark.parametrize("schedule", ALL, ids=lambda one: str(one.name))
 def test_one_step_is_enough(schedule: Any) -> None:
     assert math.isfinite(learning_rate(0, 1, PEAK, schedule, 1))
@@ -122,6 +149,7 @@ def test_one_step_is_enough(schedule: Any) -> None:
         ({"schedule.name": "step", "schedule.milestones": [0.5, 0.2]}, "milestones must rise"),
         ({"schedule.name": "piecewise", "schedule.points": [[0.5, 1], [0.5, 0]]}, "rising first numbers"),
         ({"schedule.name": "sgdr", "schedule.t_mult": 0.5}, "schedule.t_mult = 0.5"),
+        ({"schedule.name": "sgdr", "schedule.t_0": 1e-13}, "schedule.t_0 = 1e-13"),
         ({"schedule.cycles": 3}, "schedule.name = cosine has no key 'cycles'; cyclic has it"),
     ],
 )

@@ -214,6 +214,13 @@ def test_a_trial_whose_machine_is_silent_is_done_by_another(
     assert mock.trained.count("trial-0001") == 2
 
 
+def test_a_grid_has_no_more_trials_than_settings(mock: Mock, tmp_path: Path) -> None:
+    space = {"optimizer.lr": {"choices": [0.01, 0.1]}}
+    with pytest.raises(InputError, match=r"3 trials of a grid of 2(.|\n)*1 to 2"):
+        search(tmp_path / "run", trials=3, sampler="grid", space=space)
+    assert mock.trained == []
+
+
 def test_time_over_ends_the_search_and_the_trial_goes_on_later(
     mock: Mock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

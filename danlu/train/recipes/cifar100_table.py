@@ -9,6 +9,8 @@ from danlu.train.settings import TrainConfig
 
 __all__ = ["cifar100_table"]
 
+_EPOCHS, _WARM = 200, 1
+
 
 def cifar100_table(samples: int) -> TrainConfig:
     """danlu train cifar100 --model resnet18 --recipe cifar100-table
@@ -17,11 +19,13 @@ def cifar100_table(samples: int) -> TrainConfig:
     Cost: 200 epochs: 30 PFLOP for ResNet-18.
     Hardware: one GPU.
     """
+    # Shares of what follows the warm-up.
+    milestones = tuple((epoch - _WARM) / (_EPOCHS - _WARM) for epoch in (60, 120, 160))
     return TrainConfig(
-        epochs=200,
+        epochs=_EPOCHS,
         batch_size=128,
         optimizer=SgdSettings(lr=0.1, momentum=0.9, nesterov=False, weight_decay=5e-4),
-        schedule=StepSettings(warmup=0.005, milestones=(0.3, 0.6, 0.8), factor=0.2, by_epoch=True),
+        schedule=StepSettings(warmup=_WARM / _EPOCHS, milestones=milestones, factor=0.2, by_epoch=True),
         augment=({"name": "pad_crop", "padding": 4}, {"name": "flip"}, {"name": "rotate", "degrees": 15.0}),
     )
 
