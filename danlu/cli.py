@@ -57,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             # A terminal of another encoding shows ? for what it lacks; that is no reason to stop.
             stream.reconfigure(errors="replace")
+    if os.environ.get("COLUMNS", "1").strip() in ("0", ""):
+        # A terminal that does not know its width says so; help wrapped to no columns would never end.
+        del os.environ["COLUMNS"]
     debug = "--debug" in tokens
     try:
         code = _answer(tokens)
