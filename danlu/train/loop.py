@@ -34,12 +34,12 @@ from danlu.train.lookahead import Lookahead
 from danlu.train.memory import Statistics, peak_bytes
 from danlu.train.optimizers import Optimizer
 from danlu.train.parallel import Learner, buffers, full
-from danlu.train.precision import LossScaler, autocast
+from danlu.train.precision import LossScaler
 from danlu.train.schedule import learning_rate
 from danlu.train.settings import TrainConfig
 from danlu.train.signals import StopRequest, stop_requests
 from danlu.train.state import Best, State, Tally
-from danlu.train.step import gradients
+from danlu.train.step import gradients, judge
 from danlu.train.trackers import Trackers
 from danlu.train.transfer import Transfer
 from danlu.train.watch import LossWatch, stack
@@ -88,6 +88,7 @@ class Training:
         world: the processes that train together.
         learner: the network as several of them train it.
         statistics: of the batch norms as the running step found them.
+        validation_batch: how many pictures validation passes through the network at once; less once memory ran out.
     """
 
     run: RunFolder
@@ -113,6 +114,7 @@ class Training:
     world: World = ALONE
     learner: Learner | None = None
     statistics: Statistics | None = None
+    validation_batch: int = _VALIDATION_BATCH
 
     @property
     def steps_per_epoch(self) -> int:
@@ -240,11 +242,7 @@ class Training:
             for part, pictures in self.validation.batches(self.world.rounds(parts)):
                 labels = self.validation.dataset.labels[part]
                 batch = self.task.collate(pictures, labels, self.validation.ids(part)).to(self.device)
-                with autocast(self.device, self.precision):
-                    if self.learner is None:
-                        figures = self.task.loss(self.model, batch, None)
-                    else:
-                        figures = self.learner.judge(batch)
+                figures = judge(self, batch)
                 names = tuple(figures)
                 rows.append(stack(figures))
                 if self.world.consult(stop):
@@ -282,6 +280,9 @@ class Training:
         )
         text = f"epoch {state.epoch + 1}, {'validation' if self.selects else 'training'} {metric} {figures[metric]:.4f}"
         logger.debug(text)
+        if self.scaler is not None and (count := self.scaler.end_epoch()):
+            said = f"the gradients of {count} of {self.steps_per_epoch} steps overflowed"
+            self.log(kind="event", what="left out", epoch=state.epoch, step=state.step, steps=count, reason=said)
         state.total_seconds += state.epoch_seconds
         state.total_train_seconds += state.train_seconds
         self.trackers.tell("watch", self.model.network, state.step)
@@ -374,7 +375,7 @@ class Training:
             self.average.load(checkpoint.weights)
         rest = {name: value for name, value in checkpoint.optimizer.items() if not name.startswith(_RAW)}
         if self.scaler is not None:
-            self.scaler.tensors = {name: rest.pop(name) for name in self.scaler.tensors}
+            self.scaler.load(rest)
         self.optimizer.load(rest, where)
         self.state = checkpoint.state
 

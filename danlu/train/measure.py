@@ -25,11 +25,12 @@ from danlu.train.convolution import choose_kernels, use_kernels
 from danlu.train.distributed import ALONE
 from danlu.train.fusion import choose_fused, use_fused
 from danlu.train.loop import Training
-from danlu.train.memory import free_bytes, kept_bytes, parts_for
+from danlu.train.memory import free_bytes, is_out_of_memory, kept_bytes, parts_for
 from danlu.train.optimizers import make_optimizer
 from danlu.train.precision import autocast
 from danlu.train.scale import largest_scale, typical_scale
 from danlu.train.state import State
+from danlu.train.step import takes_one
 from danlu.train.transfer import Transfer
 
 __all__ = [
@@ -160,15 +161,31 @@ def choose_parts(training: Training) -> tuple[int, str]:
             return training.task.loss(seen, batch, None)
 
     picture = kept_bytes(forward) // len(batch)
-    parts = parts_for(picture, size // training.world.size, free)
+    pictures = size // training.world.size
+    parts = parts_for(picture, pictures, free)
+    if parts > max(1, pictures // 2) and not takes_one(training):
+        parts = pictures // 2
     what = f"a picture keeps {picture / 2**20:,.1f} MiB for the way back, {free / 2**30:,.1f} GiB are free"
     return parts, f"{what}: a batch of {size} in {parts} part{'s' * (parts > 1)}"
 
 
-def measure_kernels(training: Training) -> tuple[dict[str, str], list[str]]:
-    """Return which convolutions get another weight gradient than the library's, by name, and which places are fused."""
+def measure_kernels(training: Training) -> tuple[dict[str, str], list[str], str]:
+    """Return which convolutions get another weight gradient than the library's, by name, and which places are fused.
+
+    Where memory runs out there are none, and the third value says so: a step is then cut into smaller parts when it
+    runs out there, which nothing here could.
+    """
     if training.precision not in ("fp32", "bf16"):
-        return {}, []
+        return {}, [], ""
+    try:
+        return *_measured_kernels(training), ""
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    return {}, [], "memory ran out while they were measured: the library's are taken"
+
+
+def _measured_kernels(training: Training) -> tuple[dict[str, str], list[str]]:
     indices = np.arange(max(1, training.samples_a_step // training.parts), dtype=np.int64)
     batch = make_batch(training, indices, training.train.loader.pictures(indices), 0)
     model, _ = _copy(training)
@@ -190,7 +207,11 @@ def choose_compile(training: Training, seconds: float) -> tuple[bool, str, float
         training: as it would begin.
         seconds: of one step as it is.
     """
-    threads, whole = torch.get_num_threads(), seconds * training.total_steps
+    threads, steps = torch.get_num_threads(), training.total_steps
+    if training.config.budget is not None:
+        # Those that the budget buys, which may be fewer or more than the recipe's.
+        steps = fit_epochs(training, seconds)[0] * training.steps_per_epoch
+    whole = seconds * steps
     if whole < _LEAST_COMPILED:
         return False, f"not compiled: the training takes {whole:.0f} s, compiling alone may take longer", seconds
     begin = time.perf_counter()
@@ -201,7 +222,7 @@ def choose_compile(training: Training, seconds: float) -> tuple[bool, str, float
         return False, f"torch.compile failed: {str(error).strip().splitlines()[0]}", seconds
     spent = time.perf_counter() - begin
     faster = time_steps(probe, [threads])[threads]
-    saved = (seconds - faster) * training.total_steps - spent
+    saved = (seconds - faster) * steps - spent
     said = f"a step takes {seconds * 1e3:.1f} ms, compiled {faster * 1e3:.1f} ms, compiling {spent:.0f} s"
     pays = saved > 0 and faster * _WORTH_COMPILING < seconds
     return pays, f"{said}: {'compiled' if pays else 'not compiled'}", faster if pays else seconds

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from danlu.core.environment import cpu_features
 from danlu.core.errors import InputError, nearest_names
@@ -15,6 +15,8 @@ from danlu.core.errors import InputError, nearest_names
 __all__ = ["LossScaler", "autocast", "choose_device", "choose_precision", "matrix_products"]
 
 _DEVICES = ("auto", "cpu", "cuda", "cuda:<i>", "mps")
+# Of a loss scaler: the steps it left out in the running epoch, and in the epochs before it.
+_COUNTS = ("scaler/left_out", "scaler/left_out_before")
 
 
 def choose_device(name: str) -> torch.device:
@@ -98,18 +100,38 @@ class LossScaler:
     """Multiplies the loss, so that small gradients do not vanish in half precision (Micikevicius et al. 2018, 3.2).
 
     The scale is halved when a gradient overflows, and that step is left out; it doubles after 2,000 steps without one.
-    Its state is two tensors, so that a checkpoint continues it exactly.
+    Its state is tensors, so that a checkpoint continues it exactly: the scale, the steps since the last overflow, and
+    those left out, in the running epoch and before it.
     """
 
     PATIENCE = 2000
 
     def __init__(self, scale: float = 2.0**16) -> None:
         self.tensors = {"scaler/scale": torch.tensor(scale), "scaler/good_steps": torch.tensor(0.0)}
+        self.tensors |= {name: torch.tensor(0.0) for name in _COUNTS}
 
     @property
     def scale(self) -> float:
         """What the loss is multiplied by."""
         return float(self.tensors["scaler/scale"])
+
+    @property
+    def left_out(self) -> int:
+        """How many steps were left out so far."""
+        return int(sum(float(self.tensors[name]) for name in _COUNTS))
+
+    def end_epoch(self) -> int:
+        """Return how many steps of the epoch that ends were left out; the count of the next one begins."""
+        running, before = (self.tensors[name] for name in _COUNTS)
+        count = int(running)
+        before += running
+        running.zero_()
+        return count
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take the state out of a checkpoint's ``tensors``; counts that earlier versions did not keep begin at 0."""
+        later = {name: torch.tensor(0.0) for name in _COUNTS if name not in tensors}
+        self.tensors = {name: later[name] if name in later else tensors.pop(name) for name in self.tensors}
 
     @torch.no_grad()
     def unscale(self, parameters: Iterable[nn.Parameter]) -> bool:
@@ -120,6 +142,7 @@ class LossScaler:
         good = self.tensors["scaler/good_steps"]
         if not finite:
             self.tensors["scaler/scale"] /= 2
+            self.tensors[_COUNTS[0]] += 1
             good.zero_()
         else:
             good += 1

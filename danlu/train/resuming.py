@@ -23,6 +23,7 @@ from danlu.train.plan import Plan, data_section, differences
 from danlu.train.precision import choose_device
 from danlu.train.start import finish, settled
 from danlu.train.state import State
+from danlu.train.step import check_parts
 
 __all__ = ["resume_run"]
 
@@ -60,13 +61,17 @@ def resume_run(
             _check_data(plan, data)
             with settled(plan):
                 training = plan.build(data, run, world)
+                check_parts(training)  # there may be more ranks now, each with a smaller part
                 state = world.lead(lambda: _restore(training, checkpoint, effective, world.size))
                 training.state = State.from_json(state, where)
                 distribute(training, world)
-                training.trackers.tell("start", run, effective, training.state.step)
                 training.after_epoch = after_epoch
-                training.run_to_end()
-                world.lead(lambda: finish(training))
+                try:
+                    training.trackers.start(run, effective, training.state.step)
+                    training.run_to_end()
+                    world.lead(lambda: finish(training))
+                finally:
+                    training.trackers.end()
     return run
 
 

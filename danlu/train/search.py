@@ -306,12 +306,10 @@ class _Reporter:
         is_last = training.state.epoch >= training.config.epochs
         # Asked after the last epoch too, because the pruner compares later trials with this one.
         if self.trial.should_prune() and not is_last:
-            training.trackers.tell("end")
             raise _EndEarly
         deadline = self.search.deadline
         if deadline is not None and time.monotonic() >= deadline and not is_last:
             logger.info("time is over; trial %d goes on when the search is started again", self.trial.number)
-            training.trackers.tell("end")
             raise _OutOfTime
 
     def decide(self, epochs: int) -> None:

@@ -46,6 +46,7 @@ from danlu.train.plan import Plan, data_section
 from danlu.train.precision import choose_device, choose_precision, matrix_products
 from danlu.train.scale import check_scales
 from danlu.train.settings import InitialiseSettings, TrainConfig
+from danlu.train.step import check_parts
 from danlu.train.transfer import HEAD, load_fitting, stage_parameters
 
 __all__ = [
@@ -99,12 +100,16 @@ def start(
                 training.run, training.checkpoints.folder = run, run.checkpoints
                 asked |= {"weights": taken, **requested}
                 begin = functools.partial(_begin, training, plan, data, threads, asked, why)
-                effective = world.lead(begin)
-                _follow(training, Plan.from_json(effective, str(run.config_path)), effective)
-                distribute(training, world)
-                training.after_epoch = after_epoch
-                training.run_to_end()
-                world.lead(lambda: finish(training))
+                try:
+                    effective = world.lead(begin)
+                    _follow(training, Plan.from_json(effective, str(run.config_path)), effective)
+                    distribute(training, world)
+                    training.after_epoch = after_epoch
+                    training.run_to_end()
+                    world.lead(lambda: finish(training))
+                finally:
+                    # Also where it diverged or was stopped: the next run of this process begins a session of its own.
+                    training.trackers.end()
     return run
 
 
@@ -136,7 +141,7 @@ def _begin(
     measured = measure(plan, training, threads, why)
     training.world = ALONE  # the others wait for what is measured and written here
     _write_down(run, data, measured, training, asked, why)
-    training.trackers.tell("start", run, measured.to_json(), 0)
+    training.trackers.start(run, measured.to_json(), 0)
     show_batch(training)
     return measured.to_json()
 
@@ -175,6 +180,7 @@ def _new_folder(out: Path | None, data: Data, plan: Plan, training: Training) ->
 def fresh(plan: Plan, data: Data, world: World = ALONE) -> Training:
     """Return a training at its first step that belongs to no folder, its weights set as network and recipe ask."""
     training = plan.build(data, RunFolder(Path()), world)
+    check_parts(training)
     whiten = getattr(training.model.network, "whiten", None)
     if whiten is not None:
         whiten(_drawn_pictures(training, _WHITENED))
@@ -294,8 +300,10 @@ def measure(plan: Plan, training: Training, given: int | None, why: dict[str, st
     torch.set_num_threads(threads)
     plan = plan.with_threads(threads)
     if plan.config.kernels == "auto" and training.device.type == "cpu" and plan.config.compile is not True:
-        kernels, fused = measure_kernels(training)
+        kernels, fused, failed = measure_kernels(training)
         plan = plan.with_kernels(kernels, fused)
+        if failed:
+            why["kernels"] = failed
         if kernels:
             why["kernels"] = f"measured to be faster for {len(kernels)} convolutions"
         if fused:
@@ -358,7 +366,8 @@ def finish(training: Training) -> None:
     assert best is not None or not training.selects
     pictures = state.step * training.config.batch_size
     value = None if best is None else best.value if training.task.best[1] == "max" else -best.value
-    training.trackers.tell("end")
+    left_out = 0 if training.scaler is None else training.scaler.left_out
+    training.trackers.end()
     training.run.update_record(
         train={
             "epochs": state.epoch,
@@ -368,6 +377,7 @@ def finish(training: Training) -> None:
             "trained_on": training.config.train_on,
             "best_epoch": None if best is None else best.epoch,
             "best": None if best is None else {best.metric: value, "loss": best.loss},
+            "left_out": left_out,
             "resumed": state.resumed,
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
@@ -376,3 +386,5 @@ def finish(training: Training) -> None:
     if best is not None:
         judged = f"best {best.metric} {value:.4f} after epoch {best.epoch + 1}"
     logger.info("trained %d epochs in %.1f s; %s", state.epoch, state.total_seconds, judged)
+    if left_out:
+        logger.warning("%d of %d steps were left out: their gradients overflowed in fp16", left_out, state.step)

@@ -1,21 +1,24 @@
-"""One step's gradients: the batch as a whole or in parts whose gradients add up to the same."""
+"""One step's gradients: the batch as a whole or in parts whose gradients add up to the same; validation likewise."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from danlu.core import seeds
-from danlu.core.errors import CheckFailed
+from danlu.core.errors import CheckFailed, InputError
 from danlu.core.log import logger
+from danlu.models.base import VisionModel
 from danlu.tasks.classification import Batch
 from danlu.train.distributed import ALONE, World
+from danlu.train.fusion import use_fused
 from danlu.train.memory import Statistics, is_out_of_memory
 from danlu.train.precision import autocast
 from danlu.train.scale import at_scale, scale_of
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from danlu.train.loop import Training
     from danlu.train.parallel import Learner
 
-__all__ = ["add_gradients", "gradients", "merge", "split"]
+__all__ = ["add_gradients", "check_parts", "gradients", "judge", "merge", "split", "takes_one"]
 
 # Figures that are sums over pictures; the others are means.
 _COUNTS = ("correct", "labelled")
@@ -115,24 +118,119 @@ def gradients(training: Training, batch: Batch, step: int) -> dict[str, Tensor]:
             scale = 1.0 if training.scaler is None else training.scaler.scale
             return add_gradients(loss, batch, parts, training.seed, step, scale, world, learner)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or parts >= len(batch):
+            if not is_out_of_memory(error) or (more := _more_parts(training, len(batch))) <= parts:
                 raise
             if world.size > 1:
                 raise CheckFailed(
                     f"memory ran out on rank {world.rank} in step {step}; the step is not done again in smaller parts, "
                     "because the other ranks wait in the middle of it\n  mend: train anew with --set "
-                    f"accumulate={2 * parts}, which keeps the batch, or a smaller batch_size"
+                    f"accumulate={more}, which keeps the batch, or a smaller batch_size"
                 ) from error
         training.optimizer.forget_gradients()
         training.statistics.put_back()
         if training.device.type == "cuda":
             torch.cuda.empty_cache()
-        training.state.parts = min(2 * parts, len(batch))
+        training.state.parts = more
         logger.warning("out of memory: a batch of %d is computed in %d parts from now on", len(batch), training.parts)
         if training.state.config:  # begun, not only tried
             training.log(
                 kind="event", what="out of memory", epoch=training.state.epoch, step=step, parts=training.parts
             )
+
+
+def _more_parts(training: Training, pictures: int) -> int:
+    """Return the number of parts to try next with so many pictures; the present one, where there can be no more."""
+    more = min(2 * training.parts, pictures)
+    # Of several ranks none tries again, and what they wrapped cannot be tried by itself.
+    if training.world.size == 1 and more > pictures // 2 and not takes_one(training):
+        return max(training.parts, pictures // 2)
+    return more
+
+
+def takes_one(training: Training) -> bool:
+    """Return whether the network of ``training``, not yet distributed, can learn from a part of one picture.
+
+    A batch norm that is left with one value a channel refuses. It is tried on a copy without data: memory may be short.
+    """
+    network, config = training.model.network, training.config
+    memo: dict[int, object] = {id(one): nn.Parameter(one.detach().to("meta")) for one in network.parameters()}
+    seen = copy.deepcopy(network, memo | {id(one): one.to("meta") for one in network.buffers()}).train()
+    use_fused(seen, ())
+    if training.transfer is not None:
+        assert isinstance(seen, VisionModel)
+        transfer = training.transfer.of(seen)
+        # As in the epoch that freezes the least: what is frozen keeps its statistics and takes any part.
+        transfer.begin(min(range(config.epochs), key=lambda epoch: len(transfer.frozen_stages(epoch))))
+    settings, least = training.model.preprocess.settings, min(config.multi_scale, default=None)
+    size = settings.input_size if least is None else (least, least)
+    try:
+        with torch.no_grad():
+            seen(torch.zeros(1, settings.channels, *size, device="meta"))
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        return False
+    return True
+
+
+def check_parts(training: Training) -> None:
+    """Refuse parts of a step that have one picture, where a batch norm of the network would see a single value.
+
+    Raises:
+        InputError: the smallest part of a step is such a one.
+    """
+    config, ranks = training.config, training.world.size
+    each = config.batch_size // ranks  # a training has whole batches only
+    parts = 1 if config.accumulate == "auto" else config.accumulate
+    if each // parts > 1 or (config.sync_batch_norm and ranks > 1) or takes_one(training):
+        return
+    among = f" among {ranks} ranks" if ranks > 1 else ""
+    what = f"batch_size = {config.batch_size}{among} in {parts} part{'s' * (parts > 1)} leaves one picture in a part"
+    fewer = f", or accumulate={each // 2}" if each > 1 else ""
+    raise InputError(
+        f"{what}, of which a batch norm of this network would see one value a channel",
+        where="settings",
+        mend=f"give --set batch_size={2 * parts * ranks} or more{fewer}",
+    )
+
+
+def judge(training: Training, batch: Batch) -> dict[str, Tensor]:
+    """Return the figures of a batch of the validation split, on the device; nothing is back-propagated.
+
+    When memory runs out, begin again with half as many pictures at once, and keep to that for the rest of the run.
+
+    Raises:
+        CheckFailed: memory ran out where the ranks share one network: the others wait in the middle of it.
+    """
+    learner = training.learner
+    loss = learner.judge if learner is not None else lambda part: training.task.loss(training.model, part, None)
+    while True:
+        size = min(training.validation_batch, len(batch))
+        try:
+            pieces = split(batch, -(-len(batch) // size))
+            counts = torch.stack([piece.labelled() for piece in pieces]).float() if len(pieces) > 1 else None
+            total: dict[str, Tensor] = {}
+            for number, piece in enumerate(pieces):
+                with autocast(training.device, training.precision):
+                    figures = loss(piece)
+                total = figures if counts is None else merge(total, figures, counts[number] / counts.sum().clamp(min=1))
+            return total
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or size == 1:
+                raise
+            if learner is not None and learner.kind == "fsdp":
+                raise CheckFailed(
+                    f"memory ran out on rank {training.world.rank} in the validation; it is not done again in smaller "
+                    "batches, because the other ranks wait in the middle of it"
+                ) from error
+        if training.device.type == "cuda":
+            torch.cuda.empty_cache()
+        training.validation_batch = -(-size // 2)
+        said = f"the validation takes {training.validation_batch} pictures at once from now on"
+        logger.warning("out of memory: %s", said)
+        training.log(
+            kind="event", what="out of memory", epoch=training.state.epoch, step=training.state.step, reason=said
+        )
 
 
 def split(batch: Batch, parts: int) -> list[Batch]:

@@ -142,6 +142,18 @@ class Trackers:
 
     def __init__(self, trackers: list[Tracker]) -> None:
         self.trackers = trackers
+        self._begun = False
+
+    def start(self, run: RunFolder, config: Mapping[str, Any], step: int) -> None:
+        """Begin, or go on at ``step``; ``config`` is the effective one."""
+        self._begun = True
+        self.tell("start", run, config, step)
+
+    def end(self) -> None:
+        """End what has begun, however the training ended; what has ended, or never began, is left alone."""
+        if self._begun:
+            self._begun = False
+            self.tell("end")
 
     def tell(self, what: str, *arguments: Any) -> None:
         """Call the method ``what`` of every tracker that has it."""

@@ -19,6 +19,7 @@ from danlu.train.distributed import World
 from danlu.train.loop import Training
 from danlu.train.memory import Statistics, blocks, is_out_of_memory, kept_bytes, parts_for, recompute
 from danlu.train.start import choose, fresh
+from danlu.train.step import takes_one
 from tests.train.helpers import TINY, curve, digits, hashes, run_tiny
 
 
@@ -98,6 +99,118 @@ def test_other_errors_and_a_single_picture_too_large_are_not_retried(
     with pytest.raises(torch.OutOfMemoryError):
         run_tiny(tmp_path / "run", overrides={"batch_size": 4})
     assert seen == [4, 2, 1]
+
+
+def test_when_memory_runs_out_in_validation_its_batch_is_halved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = run_tiny(tmp_path / "given")
+    original, seen = Classification.loss, []
+
+    def loss(self: Classification, model: nn.Module, batch: Any, draw: object = None) -> dict[str, Tensor]:
+        if not model.training:
+            seen.append(len(batch))
+            if len(batch) > 60:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(self, model, batch, draw)
+
+    monkeypatch.setattr(Classification, "loss", loss)
+    run = run_tiny(tmp_path / "run")
+    count = len(digits().validation)
+    assert count == 179
+    # Two tries, each given up at its first piece; then twice four pieces of at most 45.
+    assert seen == [179, 89, *[44, 45, 45, 45] * 2]
+    said = "the validation takes 45 pictures at once from now on"
+    assert caplog.text.count(said) == 1
+    events = [entry for entry in run.read_log() if entry["kind"] == "event"]
+    assert [event["what"] for event in events] == ["out of memory"] * 2
+    assert events[-1]["reason"] == said
+    for one, other in zip(curve(run), curve(given), strict=True):
+        assert one.pop("validation", {}) == pytest.approx(other.pop("validation", {}), rel=1e-6)
+        assert one == other
+
+
+def test_a_single_picture_too_large_in_validation_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, seen = Classification.loss, []
+
+    def loss(self: Classification, model: nn.Module, batch: Any, draw: object = None) -> dict[str, Tensor]:
+        if not model.training:
+            seen.append(len(batch))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(self, model, batch, draw)
+
+    monkeypatch.setattr(Classification, "loss", loss)
+    with pytest.raises(torch.OutOfMemoryError):
+        run_tiny(tmp_path / "run", overrides={"epochs": 1})
+    assert seen[-1] == 1
+
+
+def test_memory_may_run_out_while_kernels_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _short_of_memory(monkeypatch, 16, torch.OutOfMemoryError("CUDA out of memory"))
+    run = run_tiny(tmp_path / "run", overrides={"epochs": 1, "kernels": "auto"})
+    config = run.read_config()
+    assert config["effective"]["machine"]["kernels"] == {}
+    assert "memory ran out while they were measured" in config["why"]["kernels"]
+    assert run.read_record()["train"]["epochs"] == 1
+    training = fresh(choose(digits(), model="lenet5", recipe=None, overrides=TINY, seed=0, device="cpu")[0], digits())
+    _fail_with(monkeypatch, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="mat1"):
+        measure.measure_kernels(training)
+
+
+def _fail_with(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def loss(*given: object) -> dict[str, Tensor]:
+        raise error
+
+    monkeypatch.setattr(Classification, "loss", loss)
+
+
+@pytest.mark.parametrize(
+    ("size", "parts", "mend"),
+    [(1, 1, r"batch_size=2 or more$"), (16, 16, r"accumulate=8$"), (5, 4, r"batch_size=8 or more, or accumulate=2$")],
+)
+def test_a_part_of_one_picture_is_refused_where_a_batch_norm_cannot_take_it(
+    tmp_path: Path, size: int, parts: int, mend: str
+) -> None:
+    """At the end of ResNet-18 a picture of 32 px is one value a channel; in ResNet-20 it is 64."""
+    overrides = {"batch_size": size, "accumulate": parts, "epochs": 1}
+    with pytest.raises(InputError, match=mend):
+        run_tiny(tmp_path / "run", model="resnet18", overrides=overrides)
+    assert not (tmp_path / "run").exists()
+    for model in ("resnet20", "lenet5"):
+        choices = {"model": model, "recipe": None, "overrides": {**TINY, **overrides}, "seed": 0, "device": "cpu"}
+        before = fresh(choose(digits(), **choices)[0], digits())
+        assert all(value.device.type == "cpu" for value in before.model.state_dict().values())
+
+
+def test_a_frozen_batch_norm_takes_a_part_of_one_picture() -> None:
+    frozen = {**TINY, "batch_size": 1, "epochs": 1, "transfer.freeze_norms": True}
+    plan = choose(digits(), model="resnet18", recipe=None, overrides=frozen, seed=0, device="cpu")[0]
+    assert takes_one(fresh(plan, digits()))
+
+
+@pytest.mark.parametrize(("size", "most"), [(8, [8, 4, 2]), (6, [6, 3, 2]), (5, [5, 2])])
+def test_what_runs_out_of_memory_is_not_cut_into_single_pictures_that_cannot_be(
+    monkeypatch: pytest.MonkeyPatch, size: int, most: list[int]
+) -> None:
+    overrides = {**TINY, "batch_size": size}
+    plan = choose(digits(), model="resnet18", recipe=None, overrides=overrides, seed=0, device="cpu")[0]
+    training = fresh(plan, digits())
+    training.model.train()
+    indices = np.arange(size)
+    batch = make_batch(training, indices, training.train.loader.pictures(indices), 0)
+    seen = _short_of_memory(monkeypatch, 1, torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(torch.OutOfMemoryError):
+        step.gradients(training, batch, 0)
+    assert seen == most
+
+
+def test_parts_chosen_by_free_memory_are_not_single_pictures_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "free_bytes", lambda device: 1)
+    given = {**TINY, "batch_size": 7, "accumulate": "auto"}
+    for model, parts in (("resnet18", 3), ("resnet20", 7)):
+        plan = choose(digits(), model=model, recipe=None, overrides=given, seed=0, device="cpu")[0]
+        assert measure.choose_parts(fresh(plan, digits()))[0] == parts
 
 
 @pytest.mark.parametrize("name", ["resnet20", "densenet_bc_100_12", "resnet18"])

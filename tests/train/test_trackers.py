@@ -15,7 +15,7 @@ import pytest
 from danlu.core.errors import InputError, Stopped
 from danlu.core.records import RunFolder
 from danlu.train import resume
-from danlu.train.loop import Training
+from danlu.train.loop import Diverged, Training
 from danlu.train.trackers import Trackers, WandB, make_trackers, scalars
 from tests.train.helpers import curve, hashes, run_tiny
 
@@ -97,6 +97,37 @@ def test_wandb_gets_config_and_figures(tmp_path: Path, monkeypatch: pytest.Monke
     assert [step for step, figures in recorder.logged if "train/loss" in figures] == [19, 38]
     assert recorder.ended == 1
     assert len(recorder.logged) == len(run.read_log())
+
+
+def test_trackers_are_ended_however_a_training_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder()
+    as_wandb(monkeypatch, recorder)
+    overrides = {"trackers": ["wandb"]}
+    with pytest.raises(Diverged):
+        run_tiny(tmp_path / "diverged", overrides={**overrides, "optimizer.lr": 1e30})
+    assert recorder.ended == 1
+    _stop_once(tmp_path / "stopped", monkeypatch, "wandb")
+    assert recorder.ended == 2
+
+    def enough(training: Training) -> None:
+        raise KeyError("enough")
+
+    with pytest.raises(KeyError):
+        resume(tmp_path / "stopped", after_epoch=enough)
+    assert recorder.ended == 3
+    with pytest.raises(KeyError):
+        run_tiny(tmp_path / "ended", overrides=overrides, after_epoch=enough)
+    assert recorder.ended == 4
+
+
+def test_a_tracker_that_never_began_is_not_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its client might have a session of the caller's."""
+    recorder = Recorder()
+    as_wandb(monkeypatch, recorder)
+    monkeypatch.setattr("danlu.train.start.measure", lambda *given: int("no number"))
+    with pytest.raises(ValueError, match="no number"):
+        run_tiny(tmp_path / "run", overrides={"trackers": ["wandb"]})
+    assert recorder.ended == 0
 
 
 def test_mlflow_gets_settings_and_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
