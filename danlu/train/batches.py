@@ -59,8 +59,8 @@ def epoch_parts(training: Training) -> tuple[NDArray[np.int64], list[NDArray[np.
 def make_batch(training: Training, indices: NDArray[np.int64], pictures: NDArray[np.uint8], epoch: int) -> Batch:
     """Return the augmented batch of the samples at ``indices``, each ``repeats`` times, moved to the device.
 
-    It is augmented on the processor, also where the network is elsewhere. What is mixed is mixed here, before a step may
-    cut the batch into parts, and before ranks take theirs.
+    It is augmented on the processor, also where the network is elsewhere. What is mixed is mixed here, before a step
+    may cut the batch into parts, and before ranks take theirs.
     """
     training.last_indices = indices
     repeat: int | NDArray[np.int64] = 0
