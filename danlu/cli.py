@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+_LEAST_COLUMNS = 20
+_SIGPIPE = 13
+
 OVERVIEW = """\
 danlu (丹炉): a folder of data in; a trained, measured, compressed, deployable model out.
 
@@ -57,13 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             # A terminal of another encoding shows ? for what it lacks; that is no reason to stop.
             stream.reconfigure(errors="replace")
-    if os.environ.get("COLUMNS", "1").strip() in ("0", ""):
-        # A terminal that does not know its width says so; help wrapped to no columns would never end.
+    if (columns := os.environ.get("COLUMNS", "")).isdecimal() and int(columns) < _LEAST_COLUMNS:
+        # A terminal that does not know its width says 0; help wrapped to hardly any columns would never end.
         del os.environ["COLUMNS"]
     debug = "--debug" in tokens
     try:
         code = _answer(tokens)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by whoever started it
+            sys.stdout.flush()
         return code
     except DanluError as error:
         if debug:
@@ -74,8 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("danlu: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
+        # Nobody reads on. What other programs end with then, because a check that failed must not look like a success.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 128 + _SIGPIPE
     except Exception as error:
         if debug:
             _show_traceback()

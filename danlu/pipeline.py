@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from danlu.core.environment import is_restarted, is_writer
 from danlu.core.errors import CheckFailed, InputError
 from danlu.core.log import logger
-from danlu.core.records import RunFolder, check_free, open_run_folder
+from danlu.core.records import RunFolder, check_free, check_outside, open_run_folder
 from danlu.core.settings import apply_overrides
 from danlu.single import data_of
 
@@ -148,6 +148,7 @@ def begin(
             folder = go_on(out)
         return folder, data_of(folder)
     if is_writer():
+        check_outside(out, source)
         check_free(None if out is None else Path(out))
     with stages.stage("data", f"check and split {source}"):
         data = load_data(source, seed=seed, download=download)

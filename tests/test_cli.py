@@ -96,9 +96,10 @@ def test_bad_input_is_one_message_and_no_side_effect(
 
 
 def test_help_ends_where_the_terminal_does_not_know_its_width(tmp_path: Path) -> None:
-    shown = call("train", "--help", cwd=tmp_path, COLUMNS="0")
-    assert shown.returncode == 0, shown.stderr
-    assert "Usage: danlu train" in shown.stdout
+    for columns in ("0", "1", "2"):
+        shown = call("predict", "--help", cwd=tmp_path, COLUMNS=columns)
+        assert shown.returncode == 0, shown.stderr
+        assert "Usage: danlu predict" in shown.stdout
 
 
 def test_debug_shows_the_traceback(in_tmp: Path) -> None:

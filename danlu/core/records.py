@@ -17,7 +17,16 @@ from typing import Any
 from danlu.core import files
 from danlu.core.errors import InputError
 
-__all__ = ["SCHEMA", "RunFolder", "check_free", "check_schema", "new_run_folder", "open_run_folder", "result"]
+__all__ = [
+    "SCHEMA",
+    "RunFolder",
+    "check_free",
+    "check_outside",
+    "check_schema",
+    "new_run_folder",
+    "open_run_folder",
+    "result",
+]
 
 SCHEMA = 1
 
@@ -108,6 +117,14 @@ class RunFolder:
         files.write_json(self.record_path, record)
         return record
 
+    def keep_only(self, *sections: str) -> list[str]:
+        """Drop all other top-level sections of ``record.json``; return the names of those that were dropped."""
+        record = self.read_record()
+        dropped = [name for name in record if name not in ("schema", *sections)]
+        if dropped:
+            files.write_json(self.record_path, {name: record[name] for name in record if name not in dropped})
+        return dropped
+
     def append_log(self, **entry: Any) -> None:
         """Append one line to ``log.jsonl``."""
         line = json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n"
@@ -163,6 +180,22 @@ def check_free(out: Path | None) -> None:
         mend = "give another --out, or " + (f"resume it: danlu resume {out}" if begun else "delete it")
         raise InputError("exists and is not empty", where=str(out), mend=mend)
     files.check_writable(Path("runs") if out is None else out)
+
+
+def check_outside(out: Path | str | None, source: Path | str) -> None:
+    """Refuse to write into the folder the data comes from, where results would be read as pictures from then on.
+
+    Args:
+        out: as given; ``./runs`` stands for None.
+        source: the data's name or folder.
+
+    Raises:
+        InputError: ``out`` is the folder, or lies in it.
+    """
+    folder, target = Path(source).resolve(), Path("runs" if out is None else out).resolve()
+    if folder.is_dir() and folder in (target, *target.parents):
+        what = f"lies in the folder of the data, {source}: it would be read as data the next time"
+        raise InputError(what, where=f"--out {target}", mend="give an --out elsewhere")
 
 
 def new_run_folder(out: Path | str | None, data_name: str, model_name: str) -> RunFolder:

@@ -24,13 +24,13 @@ _TASKS = ("classification", "multilabel")
 
 
 def predict(
-    artifact: Path | str, pictures: Sequence[Path | str], *, threads: int | None = None, top: int = 3
+    artifact: Path | str, pictures: Sequence[Path | str] | Path | str, *, threads: int | None = None, top: int = 3
 ) -> list[dict[str, Any]]:
     """Classify picture files, each decoded, resized and cropped as in training.
 
     Args:
         artifact: an ``.onnx`` file, a folder or ``best.json`` that ``danlu export`` wrote.
-        pictures: picture files; folders are not searched.
+        pictures: picture files, or one; folders are not searched.
         threads: of the runtime; those ``best.json`` names, else the usable cores, when not given.
         top: how many classes to list for a picture; all where there are fewer.
 
@@ -46,7 +46,8 @@ def predict(
     """
     if top < 1:
         raise InputError(f"top = {top}", where="--top", allowed=["1 and more"])
-    paths = [Path(picture) for picture in pictures]
+    named = [pictures] if isinstance(pictures, Path | str) else pictures
+    paths = [Path(picture) for picture in named]
     if not paths:
         raise InputError("no pictures are given", mend="name picture files after the artifact")
     runtime, info = open_artifact(Path(artifact), threads=threads)

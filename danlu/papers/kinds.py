@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from danlu.core.errors import DanluError
+from danlu.core.errors import DanluError, InputError
 from danlu.papers.rows import Paper, Row
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class Attempt:
 
         Raises:
             NotRunnable: the data set is not on this machine.
+            InputError: the folder given holds another one: its figures could not be compared with the paper's.
         """
         from danlu.data.catalog import CATALOG, is_present
         from danlu.data.load import load_data
@@ -77,7 +78,12 @@ class Attempt:
         name = str(self.row.data)
         if self.source is None and name in CATALOG and not is_present(name):
             raise NotRunnable(f"{name} is not on this machine: danlu data get {name}, or give a folder by --data")
-        return load_data(self.source or name, seed=self.seed)
+        data = load_data(self.source or name, seed=self.seed)
+        pinned = CATALOG[name].hash if name in CATALOG else ""
+        if pinned and data.hash != pinned:
+            what = f"is not {name}: its content hash is {data.hash[:12]}…, not {pinned[:12]}…"
+            raise InputError(what, where=f"--data {self.source}", mend=f"leave it out: danlu data get {name}")
+        return data
 
 
 @dataclass(frozen=True)

@@ -368,6 +368,10 @@ def finish(training: Training) -> None:
     value = None if best is None else best.value if training.task.best[1] == "max" else -best.value
     left_out = 0 if training.scaler is None else training.scaler.left_out
     training.trackers.end()
+    went_on = training.run.read_record().get("train", {}).get("steps") != state.step
+    # It may have been evaluated and exported when it was stopped: other weights than those it ends with.
+    if went_on and (dropped := training.run.keep_only("data", "environment", "train", "stages")):
+        logger.warning("dropped what was measured of earlier weights: %s", ", ".join(dropped))
     training.run.update_record(
         train={
             "epochs": state.epoch,

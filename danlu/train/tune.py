@@ -16,6 +16,7 @@ from typing import Any
 
 from danlu.core import files
 from danlu.core.errors import InputError
+from danlu.core.records import check_outside
 from danlu.data.load import Data
 from danlu.models.hub import check_weights
 from danlu.tasks.classification import Classification
@@ -130,6 +131,7 @@ def _search(
     _check_space(space, config, asked)
     study = asked.study or f"{files.slug(data.name)}-{files.slug(model)}"
     out = Path("runs") / f"tune-{files.slug(study)}" if asked.out is None else asked.out
+    check_outside(out, data.source)
     source = {"name": data.name, "source": data.source, "hash": data.hash}
     known: dict[str, Any] = {"data": source, "model": model, "recipe": recipe, "set": fixed, "space": space.document}
     known |= {"weights": None if weights is None else str(weights), "sampler": asked.sampler, "pruner": asked.pruner}

@@ -6,7 +6,7 @@ import pytest
 
 from danlu.core import files
 from danlu.core.errors import InputError
-from danlu.core.records import RunFolder, new_run_folder, open_run_folder
+from danlu.core.records import RunFolder, check_outside, new_run_folder, open_run_folder
 
 
 def test_run_folders_are_numbered_and_safe(in_tmp: Path) -> None:
@@ -82,3 +82,24 @@ def test_what_was_killed_before_its_first_step_may_be_deleted(tmp_path: Path) ->
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(InputError, match="danlu resume"):
         new_run_folder(tmp_path, "d", "m")
+
+
+def test_results_never_go_into_the_folder_of_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "pets"
+    (data / "cat").mkdir(parents=True)
+    for out in (data, data / "runs" / "a", data / "cat"):
+        with pytest.raises(InputError, match="lies in the folder of the data"):
+            check_outside(out, data)
+    check_outside(tmp_path / "pets-run", data)
+    check_outside(None, "digits")
+    monkeypatch.chdir(data)
+    with pytest.raises(InputError, match="give an --out elsewhere"):
+        check_outside(None, ".")
+
+
+def test_sections_are_dropped_by_name(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.update_record(data={"a": 1}, results={"b": 2}, parity={})
+    assert run.keep_only("data", "train") == ["results", "parity"]
+    assert run.read_record() == {"schema": 1, "data": {"a": 1}}
+    assert run.keep_only("data") == []

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from danlu.augment.chain import make_chain
+from danlu.core.errors import InputError
 from danlu.data.arrays import array_names
 from danlu.data.formats import FORMATS
 from danlu.data.sample import ArrayDataset
@@ -195,6 +197,19 @@ def test_a_row_of_the_43_networks_runs_on_the_true_file_format(tmp_path: Path, m
     assert 80.0 <= float(found["ours"]) <= 100.0
     (folder,) = (tmp_path / "out/some/shufflenet").glob("seed-0-*")
     assert "shufflenet_v1_g3_cifar" in (folder / "config.json").read_text(encoding="utf-8")
+
+
+def test_other_data_under_the_name_are_refused(tmp_path: Path) -> None:
+    """A table of the paper must not be won on pictures of one's own."""
+    for name, level in (("dark", 0), ("light", 255)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(12):
+            picture = np.full((28, 28), level, np.uint8)
+            picture[number] = 128
+            Image.fromarray(picture).save(tmp_path / "data" / name / f"{number}.png")
+    with pytest.raises(InputError, match=r"is not mnist: its content hash(.|\n)*danlu data get mnist"):
+        reproduce("lenet", row="linear", out=tmp_path / "out", data=tmp_path / "data")
+    assert not list((tmp_path / "out").rglob("result.json"))
 
 
 def test_a_missing_data_set_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
