@@ -309,8 +309,15 @@ def _export_int8(job: ExportJob, facts: dict[str, Any], settings: Int8Settings) 
     )
     with job.timed("speed"):
         facts["quantisation"]["speed"] = compare_speed(job, artifact)
-    points = 100 * found["validation"]["accuracy_difference"]
-    logger.info("export: %s holds its accuracy: %+.2f points on validation", job.int8, points)
+    validation = found["validation"]
+    lost = validation["accuracy_difference"]
+    logger.info(
+        "export: %s holds its accuracy: %+.2f points on validation, %+d of %d pictures",
+        job.int8,
+        100 * lost,
+        round(lost * validation["n"]),
+        validation["n"],
+    )
 
 
 def _int8_stages(stages: dict[str, str], model: onnx.ModelProto) -> dict[str, str]:

@@ -244,6 +244,13 @@ def test_links_to_folders_are_listed_not_followed(tmp_path: Path) -> None:
     assert "link" in reasons(report.others)["cat/loop"]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    root = make_folder(tmp_path, {"cat": 3, "dog": 3})
+    os.mkfifo(root / "cat" / "pipe.png")
+    assert reasons(check(root).others)["cat/pipe.png"] == "is no file"
+
+
 @pytest.mark.parametrize("name", ["<script>alert(1)</script>".replace("/", ""), "=cmd()", "🐱‍👤 emoji", "-rf", "con"])
 def test_strange_class_names_are_warned_about_and_work(name: str, tmp_path: Path) -> None:
     """B39."""

@@ -98,7 +98,10 @@ def _walk(folder: Path, root: Path, others: list[tuple[str, str]]) -> Iterator[P
         folders[:] = [name for name in folders if not _is_hidden(name) and not (here / name).is_symlink()]
         for name in files:
             path = here / name
-            if _is_picture_name(path) and not _is_hidden(name):
+            if path.is_fifo() or path.is_socket():
+                # To open it would be to wait for whoever writes into it.
+                others.append((text_of(path.relative_to(root)), "is no file"))
+            elif _is_picture_name(path) and not _is_hidden(name):
                 yield path.relative_to(root)
             else:
                 others.append((text_of(path.relative_to(root)), _other_reason(path)))
