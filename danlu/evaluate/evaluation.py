@@ -87,9 +87,23 @@ def evaluate(
     if trained is not None and write and predictor.data_hash != data.hash:
         # A record's figures are those of the run's own data; figures of other data must never stand in their place.
         logger.info("%s is not the data of this run: its record is left as it is", data.name)
+        _warn_of_changes(trained, data, split)
     elif trained is not None and write and trained.run.file is None:
         _write(trained.run, found, dataset.ids, labels, logits, predictor, split, loader)
     return found
+
+
+def _warn_of_changes(trained: Trained, data: Data, split: str) -> None:
+    """Say where pictures of a split may have been trained on: it is drawn anew when one picture is added."""
+    used = trained.config["effective"]["data"]
+    given = {"validation": data.validation_given, "test": data.test_given}.get(split, True)
+    if not given and used.get("source") == data.source:
+        logger.warning(
+            "%s has changed since it was trained on, so its %s split is drawn anew: some of the pictures may have been "
+            "trained on, and the figures be too good",
+            data.name,
+            split,
+        )
 
 
 def _loader(dataset: Dataset, predictor: Predictor) -> Any:
