@@ -168,6 +168,9 @@ class Report:
         lines += _listed("files that are no pictures of the data set", [f"{p.id}: {p.reason}" for p in self.others])
         lines += _listed("equal pictures in different splits", [f"{a} = {b}" for a, b in self.duplicates.across])
         lines += _listed("equal pictures in one split", [f"{a} = {b}" for a, b in self.duplicates.within])
+        if len(self.classes) < 2:
+            count = f"{len(self.classes)} class{'es' * (not self.classes)}"
+            lines.append(f"{count}: there is nothing to tell apart, two or more are needed")
         lines += _listed("warnings", [f"{p.id}: {p.reason}" for p in self.warnings])
         lines.append(f"data hash: {self.hash}")
         lines.append("nothing is wrong" if self.ok else "something is wrong: see above")

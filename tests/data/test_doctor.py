@@ -244,6 +244,12 @@ def test_links_to_folders_are_listed_not_followed(tmp_path: Path) -> None:
     assert "link" in reasons(report.others)["cat/loop"]
 
 
+def test_what_is_wrong_with_a_single_class_is_said(tmp_path: Path) -> None:
+    report = check(make_folder(tmp_path, {"cat": 6}))
+    assert not report.ok
+    assert "1 class: there is nothing to tell apart, two or more are needed" in report.text()
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     root = make_folder(tmp_path, {"cat": 3, "dog": 3})
