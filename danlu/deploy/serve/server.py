@@ -86,21 +86,23 @@ def serve(
         Stopped: SIGINT or SIGTERM came and all was answered.
     """
     check_installed()
-    # Tens of thousands of objects are made that stay: looking through them for garbage is a tenth of the start.
-    gc.disable()
     # A thread that has computed waits so long for the interpreter while others are busy; 5 ms are many small answers.
     sys.setswitchinterval(_SWITCH_SECONDS)
     settings = make_settings(host, port, token_file=token_file, allow_hosts=allow_hosts, limits=limits)
     path = Path(artifact)
+    # Tens of thousands of objects are made that stay: looking through them for garbage is a tenth of the start.
+    gc.disable()
     # Reading, hashing and loading the file leave the interpreter free to import FastAPI meanwhile.
-    with ThreadPoolExecutor(1) as loader:
-        opening = loader.submit(Engine.open, path, threads)
-        from danlu.deploy.serve.service import Service
+    try:
+        with ThreadPoolExecutor(1) as loader:
+            opening = loader.submit(Engine.open, path, threads)
+            from danlu.deploy.serve.service import Service
 
-        importlib.import_module("danlu.deploy.serve.lifecycle")
-        engine = opening.result()
-    gc.freeze()
-    gc.enable()
+            importlib.import_module("danlu.deploy.serve.lifecycle")
+            engine = opening.result()
+        gc.freeze()
+    finally:
+        gc.enable()
     listening = bind(settings)
     with contextlib.closing(listening):
         service = Service(engine, settings)

@@ -122,7 +122,7 @@ def running(engine: Engine, settings: ServeSettings | None = None) -> Iterator[t
         yield Client(port, settings.token), service
     finally:
         server.should_exit = True
-        thread.join(service.settings.limits.drain_seconds + 10)
+        thread.join(20)
         left = _under_way(server, thread) if thread.is_alive() else ""
         listening.close()
         assert not left, left
