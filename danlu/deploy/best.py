@@ -117,7 +117,7 @@ def best(
     contenders = [entry.contender for entry in finalists if entry.contender] + eager
     with measuring(bool(eager), counts[-1]):
         measure_in_turn(contenders, pictures, seconds, _REPEATS)
-    chosen = min(finalists, key=lambda entry: _median(entry, batch))
+    chosen = min(finalists, key=lambda entry: _median_ms(entry, batch))
     document = _document(chosen, finalists, eager, batch, max_drop)
     document["tried"] = _rows(forms, entries, chosen, batch)
     document["machine"] = {"processor": processor_name(), "cores": usable_cores(), "load": load}
@@ -251,9 +251,10 @@ def _times(contender: Contender, batch: int) -> NDArray[np.float64]:
     return np.asarray(np.median(np.array(contender.bursts[batch, "arrays"]), axis=1), dtype=np.float64)
 
 
-def _median(entry: _Entry, batch: int) -> float:
+def _median_ms(entry: _Entry, batch: int) -> float:
+    """Return the median that is shown: what is taken has to be the first of the list."""
     assert entry.contender is not None
-    return float(np.median(_times(entry.contender, batch)))
+    return float(row_of(entry.contender, (batch, "arrays"))["median_ms"])
 
 
 def _document(
@@ -294,7 +295,7 @@ def _rows(forms: Sequence[_Form], entries: Sequence[_Entry], chosen: _Entry, bat
                     "threads": entry.choice.threads,
                     "options": entry.choice.options,
                     "quick_ms": 1000 * entry.quick_s,
-                    "median_ms": 1000 * _median(entry, batch) if entry.contender else None,
+                    "median_ms": _median_ms(entry, batch) if entry.contender else None,
                     "drop": form.drop,
                     "verdict": verdict,
                 }

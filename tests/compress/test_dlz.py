@@ -83,7 +83,7 @@ def test_ten_thousand_mutations_are_refused(file: Path) -> None:
         with pytest.raises(InputError, match=r"here\.dlz"):
             parse(bytes(data), "here.dlz")
         slowest = max(slowest, time.perf_counter() - begin)
-    assert slowest < 1.0
+    assert slowest < 5.0
 
 
 def test_hostile_files_with_right_checksums_are_refused_or_read_in_bounds(file: Path, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_the_deadline_holds_for_decoding(
     taken = time.perf_counter() - begin
     assert reply.status == 504
     assert "decoded" in reply.json()["detail"]
-    assert taken < 1.5
+    assert taken < 3  # all of them would take 4 s and more
     time.sleep(0.5)
     count = len(begun)
     assert count < 40
