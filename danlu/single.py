@@ -25,10 +25,11 @@ def evaluate_any(
         InputError: the model or the data cannot be opened, or do not fit together.
     """
     from danlu.data.load import load_data
+    from danlu.deploy.opening import is_artifact
     from danlu.evaluate import evaluate
     from danlu.report import build_report
 
-    if model.is_file():
+    if model.suffix.lower() == ".dlz" or is_artifact(model):
         from danlu.deploy.subjects import open_subject, predictor_for
 
         predictor = predictor_for(open_subject(model))

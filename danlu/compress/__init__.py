@@ -1,8 +1,8 @@
 """Make a network smaller or faster: one method a file. What a method claims is measured, on disk and on validation.
 
-``compress(run, "deep")`` takes a run folder or a coded file and writes ``NAME.dlz``, which is accepted wherever a run
-is. A method works on a :class:`danlu.compress.base.Subject`, a copy of the network with its training and validation
-pictures; it never sees the test split.
+``compress(run, "deep")`` takes a run folder or a coded file and writes ``NAME.dlz``, which is evaluated, exported,
+compared, measured and compressed again as a run is. A method works on a :class:`danlu.compress.base.Subject`, a copy of
+the network with its training and validation pictures; it never sees the test split.
 """
 
 from __future__ import annotations

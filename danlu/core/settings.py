@@ -209,7 +209,7 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
     """Parse ``key=value`` pairs of ``--set``; values are JSON, or text where they are not (``1e-3`` is a number).
 
     Raises:
-        InputError: no ``=``, an empty key, or a key given twice.
+        InputError: no ``=``, an empty key, a key given twice, or a list or an object that is no JSON.
     """
     values: dict[str, Any] = {}
     for pair in pairs:
@@ -226,7 +226,9 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
 def _plain(text: str) -> Any:
     try:
         return json.loads(text, parse_constant=lambda name: name)
-    except (json.JSONDecodeError, RecursionError):
+    except (json.JSONDecodeError, RecursionError) as error:
+        if text.startswith(("[", "{", '"')):
+            raise InputError(f"{text!r} is no JSON ({error})", where="--set", mend="quote it for the shell") from None
         return text
 
 

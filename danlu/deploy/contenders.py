@@ -121,7 +121,7 @@ def open_contenders(
     """Open all that ``sources`` hold: a run gives eager PyTorch in each of ``eager`` and the artifacts of its record.
 
     Raises:
-        InputError: neither run nor artifact, a run alone that was not exported, contenders that take different
+        InputError: neither run nor artifact, contenders that take different
             pictures, or a source given twice.
     """
     if unknown := [name for name in eager if name not in EAGER_PRECISIONS]:
@@ -136,7 +136,7 @@ def open_contenders(
             from danlu.tasks.trained import open_trained
 
             source = open_trained(path)
-        found += _run_contenders(source, threads, eager, alone=len(sources) == 1)
+        found += _run_contenders(source, threads, eager)
     _make_unlike(found)
     first = found[0]
     for other in found[1:]:
@@ -160,13 +160,11 @@ def _make_unlike(found: Sequence[Contender]) -> None:
         raise InputError("is given twice", where=again[0], mend="name each run or artifact once")
 
 
-def _run_contenders(trained: Trained, threads: int, eager: Sequence[str], alone: bool) -> list[Contender]:
+def _run_contenders(trained: Trained, threads: int, eager: Sequence[str]) -> list[Contender]:
     artifacts = trained.run.read_record().get("artifacts") or {}
     # A web page and a Triton folder hold the same ONNX file.
     kept = {name: facts for name, facts in artifacts.items() if name.split()[0] not in ("web", "triton")}
     paths = {name: trained.run.path / facts["file"] for name, facts in kept.items() if facts.get("file")}
-    if not paths and alone:
-        raise InputError("has no artifact to measure", where=str(trained.run.path), mend="danlu export RUN")
     found = [eager_contender(trained, threads, precision) for precision in eager]
     return found + [_artifact_contender(path, threads) for _, path in sorted(paths.items())]
 

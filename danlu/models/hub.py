@@ -11,22 +11,26 @@ from pathlib import Path
 from danlu.core import fetch
 from danlu.core.errors import InputError, nearest_names
 from danlu.core.files import cache_home
+from danlu.core.records import RunFolder
 from danlu.models.base import Variant
+from danlu.models.weights import checkpoint_folder
 
 __all__ = ["check_weights", "find_weights"]
 
 # torchvision's largest is 1.3 GB.
 _LIMIT = 4_000_000_000
-_FORMS = ["a .safetensors or .pth file", "torchvision:NAME", "timm:TAG", "hf:OWNER/REPOSITORY"]
+_FORMS = ["a .safetensors or .pth file", "a run folder", "torchvision:NAME", "timm:TAG", "hf:OWNER/REPOSITORY"]
 
 
 def check_weights(weights: Path | str | None) -> None:
-    """Refuse a path that is no file; whether published weights exist is seen when they are fetched.
+    """Refuse a path that is no file and no run; whether published weights exist is seen when they are fetched.
 
     Raises:
         InputError: no such file.
     """
-    if weights is not None and not _is_published(weights) and not Path(weights).is_file():
+    if weights is None or _is_published(weights) or _is_run(weights):
+        return
+    if not Path(weights).is_file():
         raise InputError("no such file or weights", where=str(weights), allowed=_FORMS)
 
 
@@ -35,18 +39,25 @@ def _is_published(weights: Path | str) -> bool:
     return bool(colon) and scheme in ("torchvision", "timm", "hf") and not Path(weights).is_file()
 
 
+def _is_run(weights: Path | str) -> bool:
+    return RunFolder(Path(weights)).config_path.is_file()
+
+
 def find_weights(weights: Path | str, variant: Variant) -> Path:
     """Return the file of the weights that are asked for, fetching published ones.
 
     Args:
-        weights: a path; ``torchvision:IMAGENET1K_V1`` (or ``torchvision:DEFAULT``); ``timm:resnet50.a1_in1k``, a model
-            of timm's on the hub; or ``hf:owner/repository``, whose ``model.safetensors`` is taken.
+        weights: a file, or a run, whose best checkpoint is taken; ``torchvision:IMAGENET1K_V1`` (or
+            ``torchvision:DEFAULT``); ``timm:resnet50.a1_in1k``, a model of timm's on the hub; or
+            ``hf:owner/repository``, whose ``model.safetensors`` is taken.
         variant: what they are for.
 
     Raises:
         InputError: no such file or name, weights of another implementation, offline, or they cannot be fetched.
     """
     check_weights(weights)
+    if _is_run(weights):
+        return checkpoint_folder(RunFolder(Path(weights))) / "weights.safetensors"
     if not _is_published(weights):
         return Path(weights)
     scheme, _, name = str(weights).partition(":")

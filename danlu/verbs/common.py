@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from danlu import terminal
 from danlu.core.errors import InputError
+
+if TYPE_CHECKING:
+    from cyclopts import Token
 
 __all__ = [
     "Common",
@@ -20,6 +23,8 @@ __all__ = [
     "Output",
     "Pairs",
     "Training",
+    "Whole",
+    "WholeOrNone",
     "overrides_of",
     "parity_lines",
     "requested_of",
@@ -28,6 +33,19 @@ __all__ = [
 
 Flag = Annotated[bool, Parameter(negative="")]
 Pairs = Annotated[list[str] | None, Parameter(negative="", consume_multiple=False)]
+
+
+def _whole(_: Any, tokens: Sequence[Token]) -> int:
+    """Return a count; cyclopts alone rounds 1.5 to 2."""
+    text = tokens[0].value
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no whole number") from None
+
+
+Whole = Annotated[int, Parameter(converter=_whole)]
+WholeOrNone = Annotated[int | None, Parameter(converter=_whole)]
 
 
 @dataclass(frozen=True)
@@ -47,12 +65,12 @@ class Training(Common):
     """Options of the verbs that train."""
 
     out: Path | None = None
-    "The run folder; by default ./runs/<data>-<model>-<n>."
-    seed: int = 0
+    "The folder to write; by default a new one below ./runs."
+    seed: Whole = 0
     "Of the split, the initialisation and every draw."
     device: str = "auto"
     "auto, cpu, cuda, cuda:<i> or mps."
-    threads: int | None = None
+    threads: WholeOrNone = None
     "Processor threads; measured when not given."
     lang: str | None = None
     "Language the report opens in: en or zh."

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
-
-from cyclopts import Parameter
+from typing import Any
 
 from danlu import terminal
 from danlu.compress import METHODS
-from danlu.verbs.common import Common, Output
+from danlu.verbs.common import Common, Output, Pairs, WholeOrNone
 
 __all__ = ["compress_verbs"]
 
-Pairs = Annotated[list[str] | None, Parameter(negative="", consume_multiple=False)]
-
 _HELP = """{title}.
 
-Writes NAME.dlz, which is accepted wherever a run is, and NAME.json beside it with what was measured.
+Writes NAME.dlz, which is evaluated, exported, measured and compressed again as a run is, and NAME.json beside it.
 
 Parameters
 ----------
 run
     A run folder or a coded file (.dlz).
 set
-    Set one setting of the method, e.g. --set epochs=5; may be given several times.
+    Set one setting of the method, e.g. --set {example}; may be given several times.
 out
     The file to write, NAME.dlz; by default {name}.dlz in the run folder.
 seed
@@ -35,6 +31,10 @@ device
 threads
     Processor threads; those the run was trained with by default.
 """
+
+
+# What the text of help shows where the method has no epochs of its own.
+_EXAMPLES = {"deep": "prune.keep=0.08"}
 
 
 def compress_verbs() -> dict[str, Callable[..., Output]]:
@@ -53,9 +53,9 @@ def _verb(name: str, title: str) -> Callable[..., Output]:
         *,
         set: Pairs = None,
         out: Path | None = None,
-        seed: int | None = None,
+        seed: WholeOrNone = None,
         device: str = "auto",
-        threads: int | None = None,
+        threads: WholeOrNone = None,
         common: Common | None = None,
     ) -> Output:
         from danlu.compress import compress
@@ -66,7 +66,7 @@ def _verb(name: str, title: str) -> Callable[..., Output]:
         return Output(document, _text(document))
 
     verb.__name__ = verb.__qualname__ = f"compress_{name.replace('-', '_')}"
-    verb.__doc__ = _HELP.format(title=title[0].upper() + title[1:], name=name)
+    verb.__doc__ = _HELP.format(title=title[0].upper() + title[1:], name=name, example=_EXAMPLES.get(name, "epochs=5"))
     return verb
 
 

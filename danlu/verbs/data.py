@@ -35,7 +35,7 @@ def data_get(name: str, /, *, common: Common | None = None) -> Output:
     Parameters
     ----------
     name
-        mnist, fashion-mnist or cifar10.
+        A named data set (see: danlu data list).
     """
     from danlu.data import catalog
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from danlu import terminal
 from danlu.core.errors import InputError
-from danlu.verbs.common import Common, Flag, Output, Pairs, parity_lines
+from danlu.verbs.common import Common, Flag, Output, Pairs, Whole, WholeOrNone, parity_lines
 
 __all__ = ["evaluate", "export", "parity", "predict", "quantize", "serve"]
 
@@ -19,7 +19,7 @@ def evaluate(
     /,
     *,
     split: str = "test",
-    seed: int = 0,
+    seed: Whole = 0,
     tta: str | None = None,
     common: Common | None = None,
 ) -> Output:
@@ -28,7 +28,7 @@ def evaluate(
     Parameters
     ----------
     model
-        A run folder or an .onnx artifact.
+        A run folder or an artifact, a file or a folder.
     data
         A named data set or a folder.
     split
@@ -51,7 +51,7 @@ def quantize(
     max_drop: float | None = None,
     set: Pairs = None,
     out: Path | None = None,
-    threads: int | None = None,
+    threads: WholeOrNone = None,
     common: Common | None = None,
 ) -> Output:
     """Write an INT8 artifact and deliver it if it holds its accuracy on validation; exit 1 if it does not.
@@ -83,11 +83,11 @@ def export(
     bf16: Flag = False,
     best: Flag = False,
     max_drop: float | None = None,
-    batch: int | None = None,
+    batch: WholeOrNone = None,
     out: Path | None = None,
     package: Path | None = None,
     download: Flag = False,
-    threads: int | None = None,
+    threads: WholeOrNone = None,
     common: Common | None = None,
 ) -> Output:
     """Write one ONNX file, or the folder of another runtime, with preprocessing inside; prove that it answers alike.
@@ -136,7 +136,7 @@ def export(
 
 
 def parity(
-    a: Path, b: Path, data: str, /, *, seed: int = 0, threads: int | None = None, common: Common | None = None
+    a: Path, b: Path, data: str, /, *, seed: Whole = 0, threads: WholeOrNone = None, common: Common | None = None
 ) -> Output:
     """Compare two models on a data set, from the file to the metric; exit 1, the first stage that differs, and why.
 
@@ -161,7 +161,7 @@ def parity(
 
 
 def predict(
-    artifact: Path, /, *pictures: Path, top: int = 3, threads: int | None = None, common: Common | None = None
+    artifact: Path, /, *pictures: Path, top: Whole = 3, threads: WholeOrNone = None, common: Common | None = None
 ) -> Output:
     """Name the classes of pictures. Needs onnxruntime, numpy and pillow; no torch.
 
@@ -196,10 +196,10 @@ def serve(
     /,
     *,
     host: str = "127.0.0.1",
-    port: int = 8000,
+    port: Whole = 8000,
     token_file: Path | None = None,
     allow_host: list[str] | None = None,
-    threads: int | None = None,
+    threads: WholeOrNone = None,
     common: Common | None = None,
 ) -> Output:
     """Answer over HTTP, with a web page to try it; until Ctrl-C. Needs no torch.

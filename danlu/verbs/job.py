@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
-
-from cyclopts import Parameter
+from typing import Any
 
 from danlu import terminal
 from danlu.core.errors import InputError
-from danlu.verbs.common import Common, Flag, Output, Training, overrides_of, requested_of, run_output
+from danlu.verbs.common import (
+    Common,
+    Flag,
+    Output,
+    Pairs,
+    Training,
+    WholeOrNone,
+    overrides_of,
+    requested_of,
+    run_output,
+)
 
 __all__ = ["env", "report", "resume", "run", "runs_list", "runs_show", "train"]
-
-Pairs = Annotated[list[str] | None, Parameter(negative="", consume_multiple=False)]
 
 
 def run(
@@ -22,7 +28,7 @@ def run(
     *,
     model: str = "auto",
     recipe: str | None = None,
-    epochs: int | None = None,
+    epochs: WholeOrNone = None,
     budget: str | None = None,
     set: Pairs = None,
     weights: Path | None = None,
@@ -47,7 +53,8 @@ def run(
     set
         Override one setting, e.g. --set optimizer.lr=0.05; may be given several times.
     weights
-        Start from this checkpoint (.safetensors or .pth), or from published weights (torchvision:NAME, timm:TAG).
+        Start from a checkpoint (.safetensors or .pth), the best one of a run folder, or published weights
+        (torchvision:NAME, timm:TAG).
     int8
         --int8 demands an INT8 artifact, --no-int8 leaves it out; by default it is delivered where it holds.
     download
@@ -81,7 +88,7 @@ def train(
     *,
     model: str = "auto",
     recipe: str | None = None,
-    epochs: int | None = None,
+    epochs: WholeOrNone = None,
     budget: str | None = None,
     set: Pairs = None,
     weights: Path | None = None,
@@ -108,7 +115,8 @@ def train(
     set
         Override one setting, e.g. --set optimizer.lr=0.05; may be given several times.
     weights
-        Start from this checkpoint (.safetensors or .pth), or from published weights (torchvision:NAME, timm:TAG).
+        Start from a checkpoint (.safetensors or .pth), the best one of a run folder, or published weights
+        (torchvision:NAME, timm:TAG).
     download
         Fetch a named data set that is not on this machine yet.
     dry_run
@@ -164,6 +172,8 @@ def _preview(
         ends = {"first": rates[0], "highest": max(rates), "last": rates[-1]}
         return Output(found, f"{terminal.curve(rates)}\n\n{terminal.pairs({**facts, **ends}, width=None)}")
     settings = {key: terminal.flat(value) for key, value in train.items()}
+    if train["budget"]:
+        settings["epochs"] = f"{train['epochs']} without the budget; fitted to it once steps were measured"
     words = terminal.pairs({"model": found["effective"]["model"]["name"], "steps": found["steps"]})
     text = [words, "", "settings", terminal.pairs(settings, width=None), "", "why"]
     return Output(found, "\n".join([*text, terminal.pairs(found["why"], width=None)]))
@@ -241,7 +251,7 @@ def runs_show(run: Path, /, *, common: Common | None = None) -> Output:
 
     folder = open_run_folder(run)
     document = {"config": folder.read_config(), "record": folder.read_record()}
-    return Output(document, run_output(run).text)
+    return Output(document, f"{run_output(run).text}\n\n{_told_run(document)}")
 
 
 def report(run: Path, /, *, common: Common | None = None) -> Output:
@@ -265,6 +275,24 @@ def env(*, common: Common | None = None) -> Output:
 
     document = describe_environment()
     return Output(document, terminal.pairs({key: terminal.flat(value) for key, value in document.items()}))
+
+
+def _told_run(document: dict[str, Any]) -> str:
+    """Return what was trained on what, how long and with which settings that were asked for."""
+    effective, trained = document["config"]["effective"], document["record"].get("train", {})
+    asked = document["config"].get("requested") or {}
+    facts = {
+        "command": asked.get("command"),
+        "data": f"{effective['data']['name']}, hash {effective['data']['hash'][:12]}…",
+        "model": effective["model"]["name"],
+        "seed": effective["seed"],
+        "epochs": trained.get("epochs"),
+        "best epoch": trained.get("best_epoch"),
+        "validation": terminal.flat(trained.get("best")),
+        "seconds": trained.get("seconds"),
+        "finished": trained.get("finished") or "no",
+    }
+    return terminal.pairs(facts, width=None)
 
 
 def _run_row(folder: Any) -> dict[str, Any]:

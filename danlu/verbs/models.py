@@ -10,7 +10,7 @@ from typing import Any
 
 from danlu import terminal
 from danlu.core.errors import InputError, nearest_names
-from danlu.verbs.common import Common, Flag, Output
+from danlu.verbs.common import Common, Flag, Output, WholeOrNone
 
 __all__ = ["analyze", "models_check", "models_list", "models_show"]
 
@@ -180,7 +180,7 @@ def _measured(row: Mapping[str, Any], what: str) -> str:
 
 
 def analyze(
-    model: str, /, *, input: str | None = None, threads: int | None = None, common: Common | None = None
+    model: str, /, *, input: str | None = None, threads: WholeOrNone = None, common: Common | None = None
 ) -> Output:
     """Count parameters, multiply-adds and bytes, and time each layer.
 

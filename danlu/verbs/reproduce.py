@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu import terminal
-from danlu.verbs.common import Common, Flag, Output, Training
+from danlu.verbs.common import Common, Flag, Output, Training, WholeOrNone
 
 __all__ = ["reproduce_list", "reproduce_run", "reproduce_table"]
 
@@ -29,7 +29,7 @@ def reproduce_list(paper: str | None = None, /, *, common: Common | None = None)
         found = find_paper(name)
         kinds = [row.kind for row in found.rows]
         counts = {kind: kinds.count(kind) for kind in ("analytic", "training", "method")}
-        rows.append({"paper": name, "year": found.year, **counts, "title": found.title})
+        rows.append({"paper": name, "year": str(found.year), **counts, "title": found.title})
     return Output(rows, terminal.rows(rows))
 
 
@@ -51,7 +51,7 @@ def reproduce_run(
     /,
     *,
     row: str | None = None,
-    seeds: int | None = None,
+    seeds: WholeOrNone = None,
     budget: str | None = None,
     data: Path | None = None,
     record: Flag = False,

@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
-
-from cyclopts import Parameter
+from typing import Any
 
 from danlu import terminal
-from danlu.verbs.common import Flag, Output, Training, overrides_of
+from danlu.verbs.common import Flag, Output, Pairs, Training, WholeOrNone, overrides_of
 
 __all__ = ["tune"]
 
-Pairs = Annotated[list[str] | None, Parameter(negative="", consume_multiple=False)]
 _SHOWN = 10
 
 
@@ -25,9 +22,9 @@ def tune(
     model: str = "auto",
     space: str = "default",
     recipe: str | None = None,
-    trials: int | None = None,
+    trials: WholeOrNone = None,
     budget: str | None = None,
-    epochs: int | None = None,
+    epochs: WholeOrNone = None,
     sampler: str = "tpe",
     pruner: str = "asha",
     storage: str | None = None,
@@ -66,7 +63,8 @@ def tune(
     set
         Set one setting in all trials, e.g. --set optimizer.momentum=0.8; may be given several times.
     weights
-        Start every trial from this checkpoint, or from published weights (torchvision:NAME, timm:TAG).
+        Start every trial from a checkpoint, the best one of a run folder, or published weights (torchvision:NAME,
+        timm:TAG).
     download
         Fetch a named data set that is not on this machine yet.
     """

@@ -8,23 +8,23 @@ from typing import Any
 
 from danlu import terminal
 from danlu.core.errors import InputError
-from danlu.verbs.common import Common, Flag, Output
+from danlu.verbs.common import Common, Flag, Output, Whole, WholeOrNone
 
 __all__ = ["bench", "export_best"]
 
 
 def bench(
     *subjects: Path,
-    threads: int | None = None,
-    batch: list[int] | None = None,
+    threads: WholeOrNone = None,
+    batch: list[Whole] | None = None,
     seconds: float = 6.0,
     scenario: list[str] | None = None,
     rate: float | None = None,
     bound_ms: float | None = None,
     parts: Flag = False,
     eager: list[str] | None = None,
-    cold: int | None = None,
-    seed: int = 0,
+    cold: WholeOrNone = None,
+    seed: Whole = 0,
     common: Common | None = None,
 ) -> Output:
     """Measure how fast runs and artifacts answer: interleaved, with the same threads; medians, p90, p99, ratios.

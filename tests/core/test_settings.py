@@ -39,10 +39,12 @@ def test_overrides_are_typed_and_leave_the_original() -> None:
         (["epochs"], "is not key=value"),
         (["=3"], "is not key=value"),
         (["epochs=1", "epochs=2"], "given twice"),
+        (["epochs=[3"], "'[3' is no JSON"),
+        (["optimizer={lr: 3}"], "is no JSON"),
     ],
 )
 def test_bad_overrides_are_named(pairs: list[str], message: str) -> None:
-    with pytest.raises(InputError, match=message.replace(".", r"\.").replace("(", r"\(")):
+    with pytest.raises(InputError, match=message.replace(".", r"\.").replace("(", r"\(").replace("[", r"\[")):
         apply_overrides(Outer(), parse_overrides(pairs))
 
 

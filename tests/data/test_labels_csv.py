@@ -35,6 +35,14 @@ def test_several_labels_or_none(tmp_path: Path) -> None:
     assert found[3].targets["label"].tolist() == [1, 1, 0]
 
 
+def test_pictures_the_table_does_not_name_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    FORMATS.get("labels_csv").read(make(tmp_path / "a", ROWS))
+    assert "2 pictures are not named in labels.csv and not used, first 'images/4.png'" in caplog.text
+    caplog.clear()
+    FORMATS.get("labels_csv").read(make(tmp_path / "b", ROWS, pictures=4))
+    assert caplog.text == ""
+
+
 def test_a_label_for_each_picture_makes_classes(tmp_path: Path) -> None:
     rows = [f"images/{number}.png,{'ab'[number % 2]},{'train' if number < 4 else 'val'}" for number in range(6)]
     found = FORMATS.get("labels_csv").read(make(tmp_path / "a", rows, "name,labels,split"))

@@ -72,8 +72,9 @@ def test_only_delivered_artifacts_are_measured(lenet: tuple[Path, dict[str, Any]
     assert found["executed"]["onnxruntime fp32"]["threads"] == threads + 1
     assert [row["runtime"] for row in found["rows"]] == ["pytorch eager", "onnxruntime fp32"]
     (run / "record.json").unlink()
-    with pytest.raises(InputError, match="danlu export RUN"):
-        bench(run, threads=1)
+    alone = bench(run, threads=1, seconds=0.2, batches=(1,))
+    assert [row["runtime"] for row in alone["rows"]] == ["pytorch eager"]
+    assert alone["ratios"] == []
 
 
 @pytest.mark.parametrize("wrong", [{"threads": 0}, {"repeats": 5}, {"seconds": 0}, {"batches": ()}, {"batches": (0,)}])

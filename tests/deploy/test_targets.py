@@ -22,6 +22,8 @@ from danlu.deploy.runtimes.openvino import OpenVINO
 from danlu.deploy.subjects import FolderSubject, open_subject
 from danlu.deploy.targets import export_to
 from danlu.deploy.triton import triton_contents
+from danlu.evaluate import evaluate
+from danlu.single import evaluate_any
 from danlu.tasks.trained import Trained
 from tests.deploy.trained_runs import save_changed
 
@@ -93,6 +95,15 @@ def test_pictures_of_any_size_and_number(tiny: Trained, translated: onnx.ModelPr
     assert together.shape == (5, 10)
     alone = np.concatenate([runtime.predict(one[None])["logits"] for one in pictures])
     assert np.abs(together - alone).max() < 1e-4 * np.abs(together).max()
+
+
+def test_an_exported_folder_is_evaluated(tiny: Trained, translated: onnx.ModelProto, data: Data) -> None:
+    export_to(tiny, data, "openvino", threads=1)
+    record = tiny.run.read_record()
+    found = evaluate_any(tiny.run.path / "model.openvino", "digits")["results"]["test"]
+    assert found["accuracy"]["n"] == len(data.test)
+    assert found == evaluate(tiny, data, write=False)["results"]["test"] | {"cross_entropy": found["cross_entropy"]}
+    assert tiny.run.read_record() == record
 
 
 def test_triton(tiny: Trained, translated: onnx.ModelProto, data: Data) -> None:

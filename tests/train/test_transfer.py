@@ -74,6 +74,14 @@ def test_frozen_tensors_stay_bit_identical(weights: Path, tmp_path: Path, ema: f
     assert "2 of another shape: classifier.weight, classifier.bias" in run.read_config()["why"]["weights"]
 
 
+def test_a_run_gives_the_weights_of_its_best_checkpoint(weights: Path, tmp_path: Path) -> None:
+    first = run_tiny(tmp_path / "first", model="resnet20", weights=weights, overrides=RESNET["overrides"])
+    overrides = {**RESNET["overrides"], "transfer.freeze": "body"}
+    second = run_tiny(tmp_path / "second", model="resnet20", weights=first.path, overrides=overrides)
+    start, end = last_weights(first), last_weights(second)
+    assert all(torch.equal(value, end[name]) for name, value in start.items() if name.startswith("stage"))
+
+
 def test_only_the_head_learns(weights: Path, tmp_path: Path) -> None:
     overrides = {**RESNET["overrides"], "transfer.freeze": "body"}
     run = run_tiny(tmp_path / "run", model="resnet20", weights=weights, overrides=overrides)

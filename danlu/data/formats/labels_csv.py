@@ -24,6 +24,7 @@ from PIL import Image
 
 from danlu.core.errors import InputError, nearest_names
 from danlu.core.files import whole_folder, write_whole
+from danlu.core.log import logger
 from danlu.data.decode import SUFFIXES
 from danlu.data.folders import check_new_folder
 from danlu.data.formats import FORMATS
@@ -67,6 +68,7 @@ class LabelsCsv:
             splits[part] = FileDataset(
                 path, [Path(name) for name in ids], labels if several else labels.argmax(axis=1), classes, ids
             )
+        _tell_unnamed(path, {name for name, _, _ in rows})
         return splits
 
     def write(self, splits: Mapping[str, Dataset], path: Path) -> None:
@@ -93,6 +95,14 @@ class LabelsCsv:
                     file = _save(dataset, index, folder, f"images/{part}/{index:06d}")
                     writer.writerow([file, ";".join(names), *([part] if part != "all" else [])])
             write_whole(folder / _TABLE, text.getvalue().encode("utf-8"))
+
+
+def _tell_unnamed(path: Path, named: set[str]) -> None:
+    """Say how many pictures of the folder the table does not name: nothing is left out in silence."""
+    there = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+    if unnamed := sorted(set(there) - named):
+        first = quoted(text_of(unnamed[0]))
+        logger.warning("%s: %d pictures are not named in %s and not used, first %s", path, len(unnamed), _TABLE, first)
 
 
 def _save(dataset: Dataset, index: int, folder: Path, stem: str) -> str:
