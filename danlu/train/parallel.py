@@ -25,7 +25,7 @@ from danlu.train.settings import TrainConfig
 if TYPE_CHECKING:
     from danlu.train.loop import Training
 
-__all__ = ["Learner", "TaskModule", "buffers", "check_parallel", "distribute", "full"]
+__all__ = ["Learner", "TaskModule", "buffers", "check_parallel", "distribute", "full", "rank_state"]
 
 # What DDP calls the wish to synchronise buffers in every forward pass; renamed in torch 2.14.
 _BUFFERS = next(
@@ -183,10 +183,8 @@ def distribute(training: Training, world: World) -> None:
     if world.size == 1:
         return
     network, average, kind = training.model.network, training.average, training.config.parallel
-    world.spread(network.state_dict())
-    world.spread(training.optimizer.state())
-    if average is not None:
-        world.spread(average.average)
+    for tensors in rank_state(training):
+        world.spread(tensors)
     if training.config.sync_batch_norm:
         nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]  # module by module in place; parameters stay the same
         if training.transfer is not None:
@@ -206,6 +204,16 @@ def distribute(training: Training, world: World) -> None:
         optimizer.slots = {slot: _shards(values, parameters) for slot, values in optimizer.slots.items()}
         if average is not None:
             average.average = _shards(average.average, parameters)
+
+
+def rank_state(training: Training) -> Iterator[Mapping[str, Tensor]]:
+    """Yield all tensors that a checkpoint holds: rank 0 alone has read it."""
+    yield training.model.network.state_dict()
+    yield training.optimizer.state()
+    if training.average is not None:
+        yield training.average.average
+    if training.scaler is not None:
+        yield training.scaler.tensors
 
 
 def _shards(values: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:

@@ -10,13 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from danlu.core.errors import InputError, Stopped
+from danlu.core.records import new_run_folder
 from danlu.train import measure, resume
 from danlu.train.loop import Training
+from danlu.train.parallel import rank_state
 from danlu.train.precision import LossScaler, choose_precision
-from tests.train.helpers import curve, hashes, run_tiny
+from danlu.train.start import choose
+from tests.train.helpers import curve, digits, hashes, run_tiny
 
 CPU = torch.device("cpu")
 
@@ -58,6 +62,18 @@ def test_an_overflowing_step_is_left_out_and_training_goes_on(tmp_path: Path, mo
     epochs = [entry for entry in run.read_log() if entry["kind"] == "epoch"]
     assert epochs[-1]["validation"]["accuracy"] > 0.6
     assert run.read_config()["effective"]["machine"]["precision"] == "fp16"
+
+
+def test_other_ranks_are_given_all_that_a_checkpoint_holds(tmp_path: Path) -> None:
+    overrides = {"precision": "fp16", "epochs": 1, "ema": 0.9, "optimizer.name": "adamw"}
+    plan = choose(digits(), model="lenet5", recipe=None, overrides=overrides, seed=0, device="cpu")[0]
+    training = plan.build(digits(), new_run_folder(tmp_path / "run", "digits", "lenet5"))
+    training.save()
+    (folder,) = training.run.checkpoints.glob("step-*")
+    held = {*load_file(folder / "weights.safetensors"), *load_file(folder / "optimizer.safetensors")}
+    given = {name for part in rank_state(training) for name in part}
+    assert {name.removeprefix("raw:") for name in held} == given
+    assert {"scaler/scale", "scaler/good_steps"} <= given
 
 
 def test_steps_left_out_are_counted_and_listed_also_after_a_resume(
