@@ -10,9 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from danlu.core.records import result
 
-__all__ = ["Matrix", "checked", "class_f1", "resampled"]
+__all__ = ["ROUNDS", "Matrix", "checked", "class_f1", "resampled"]
 
-_ROUNDS = 200
+ROUNDS = 200
 
 Matrix = NDArray[np.float64]
 
@@ -46,7 +46,7 @@ def resampled(figure: Callable[[NDArray[np.int64]], float | None], n: int) -> di
     """
     value = figure(np.arange(n))
     draw = np.random.default_rng(0)
-    drawn = [figure(draw.integers(0, n, n)) for _ in range(_ROUNDS)]
+    drawn = [figure(draw.integers(0, n, n)) for _ in range(ROUNDS)]
     known = [one for one in drawn if one is not None]
     if value is None or not known:
         raise ValueError("no class has a picture: the figure is not defined")
