@@ -283,6 +283,10 @@ def resume(
             checkpoint=checkpoint,
             after_epoch=after_epoch,
         )
+    # What was trained before the stop counts as well.
+    stages.seconds[-1]["seconds"] = max(
+        stages.seconds[-1]["seconds"], round(folder.read_record()["train"]["seconds"], 3)
+    )
     if requested.get("verb") != "run":
         return folder
     with stages.stage("data", "load the data"):

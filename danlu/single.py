@@ -11,9 +11,31 @@ from danlu.core.records import RunFolder, open_run_folder
 from danlu.core.settings import apply_overrides
 
 if TYPE_CHECKING:
+    from danlu.analyze import Analysis
     from danlu.data.load import Data
 
-__all__ = ["bench_run", "best_run", "data_of", "evaluate_any", "export_run"]
+__all__ = ["analyze_any", "bench_run", "best_run", "data_of", "evaluate_any", "export_run"]
+
+
+def analyze_any(model: str, input: tuple[int, ...] | None = None, *, threads: int | None = None) -> Analysis:
+    """Analyze a registered model, a run folder or a coded file; a run's record and report are written anew.
+
+    They are not where another ``input`` than the run's own was asked for.
+
+    Raises:
+        InputError: no such model or run, or an input it refuses.
+    """
+    from danlu.analyze import analyze, analyze_run
+    from danlu.models import MODELS
+    from danlu.report import build_report
+
+    if model in MODELS.names() or input is not None or not RunFolder(model).config_path.is_file():
+        return analyze(model, input, threads=threads)
+    folder = open_run_folder(model)
+    with folder.locked():
+        found = analyze_run(folder.path, threads=threads)
+        build_report(folder)
+    return found
 
 
 def evaluate_any(

@@ -12,6 +12,7 @@ from torch import nn
 from danlu.analyze.counting import Count, count, stage_shapes
 from danlu.analyze.timing import Timing, measure
 from danlu.core.errors import InputError
+from danlu.core.records import RunFolder
 from danlu.models import MODELS, create_model
 from danlu.models.base import VisionModel
 from danlu.tasks.trained import Trained, open_trained
@@ -80,7 +81,7 @@ class Analysis:
 
 
 def analyze(
-    model: nn.Module | str,
+    model: nn.Module | str | Path | RunFolder,
     input: tuple[int, ...] | None = None,
     *,
     threads: int | None = None,
@@ -90,16 +91,19 @@ def analyze(
     """Count and time one forward of a network in eval mode.
 
     Args:
-        model: a module on the CPU or the meta device, the name of a registered model, or a run folder.
+        model: a module on the CPU or the meta device, the name of a registered model, a run folder or a coded file.
         input: shape of the input, (1, C, H, W); what the model was published or trained for when not given.
         threads: how many threads compute while the time is taken.
         repeats: how many forwards the medians are of.
         timed: whether to take times; never for a module on the meta device.
 
     Raises:
-        InputError: an unknown name, an input the network refuses, or none given and none known.
+        InputError: an unknown name, an input the network refuses, none given and none known, or bad options.
     """
-    if isinstance(model, str) and model not in MODELS.names() and Path(model).exists():
+    _check_times(threads, repeats)
+    if isinstance(model, Path | RunFolder) or (
+        isinstance(model, str) and model not in MODELS.names() and Path(model).exists()
+    ):
         return _analyze_trained(open_trained(model), input, threads=threads, repeats=repeats, timed=timed)
     if isinstance(model, str):
         name = MODELS.check(model)
@@ -119,6 +123,11 @@ def analyze(
         generator = torch.Generator().manual_seed(0)
         timing = measure(module, torch.randn(shape, generator=generator), threads=threads, repeats=repeats)
     return _assemble(name, module, shape, counted, timing)
+
+
+def _check_times(threads: int | None, repeats: int) -> None:
+    if repeats < 1 or (threads is not None and threads < 1):
+        raise InputError(f"threads {threads}, repeats {repeats}", where="analyze", allowed=["1 and more of each"])
 
 
 def analyze_run(

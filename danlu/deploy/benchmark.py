@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from danlu.core.errors import InputError
 from danlu.core.log import logger, progress
+from danlu.core.records import RunFolder
 from danlu.core.seeds import integers
 from danlu.deploy.cold import cold_facts
 from danlu.deploy.contenders import Contender, compare_values, open_contenders
@@ -34,6 +35,8 @@ from danlu.deploy.subjects import threads_of
 if TYPE_CHECKING:
     from danlu.data.load import Data
     from danlu.tasks.trained import Trained
+
+    Source = Path | str | RunFolder | Trained
 
 __all__ = ["SPANS", "bench", "measure_in_turn", "measuring", "pictures_of", "row_of"]
 
@@ -57,7 +60,7 @@ Key = tuple[int, str]
 
 
 def bench(
-    sources: Path | str | Trained | Sequence[Path | str | Trained],
+    sources: Source | Sequence[Source],
     data: Data | None = None,
     *,
     threads: int | None = None,
@@ -72,7 +75,8 @@ def bench(
     """Measure latency and throughput of runs in eager PyTorch and of artifacts in their runtimes.
 
     Args:
-        sources: a run folder or an open network (with every artifact its record names), an artifact, or several.
+        sources: a run folder (its path, or what training returned) or an open network (with every artifact its record
+            names), an artifact, or several.
         data: feeds validation pictures; seeded noise when not given.
         threads: of every runtime; those the run's training found best when not given, else the usable cores.
         batches: pictures in one call.
@@ -90,7 +94,7 @@ def bench(
         of a run that stands alone keeps all of it.
 
     Raises:
-        InputError: no run or artifact, a run alone that was not exported, or an option below its least value.
+        InputError: no run or artifact, or an option below its least value.
         CheckFailed: a contender cannot be opened anew.
     """
     _check_options(batches, seconds, repeats, spans, cold)
@@ -176,11 +180,10 @@ def _tables(contenders: Sequence[Contender], batches: Sequence[int], spans: Sequ
 
 
 def _listed(
-    sources: Path | str | Trained | Sequence[Path | str | Trained],
+    sources: Source | Sequence[Source],
 ) -> list[Path | str | Trained]:
-    if isinstance(sources, Path | str) or not isinstance(sources, Sequence):
-        return [sources]
-    return list(sources)
+    listed = [sources] if isinstance(sources, Path | str) or not isinstance(sources, Sequence) else list(sources)
+    return [one.path if isinstance(one, RunFolder) else one for one in listed]
 
 
 def _only_run(sources: Sequence[Path | str | Trained]) -> Trained | None:

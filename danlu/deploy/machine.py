@@ -10,7 +10,7 @@ from pathlib import Path
 from danlu.core.environment import usable_cores
 from danlu.core.log import logger
 
-__all__ = ["Watch", "load_average", "memory_bytes"]
+__all__ = ["Watch", "is_busy", "load_average", "memory_bytes", "takes_cores"]
 
 # From this load average a core on, other work inflates the times of whatever waits for all of its threads.
 _BUSY = 1.5
@@ -19,12 +19,22 @@ _SLACK = 0.25
 _STAT, _STATUS = Path("/proc/stat"), Path("/proc/self/status")
 
 
+def is_busy(load: float | None) -> bool:
+    """Return whether a load average per core inflates times."""
+    return load is not None and load > _BUSY
+
+
+def takes_cores(others: float | None, cores: int, threads: int) -> bool:
+    """Return whether the cores that others took left fewer than ``threads`` of all ``cores``."""
+    return others is not None and cores - others < threads - _SLACK
+
+
 def load_average() -> float | None:
     """Return the machine's load average per core, where it has one, and warn of a busy machine."""
     if not hasattr(os, "getloadavg"):
         return None
     load = os.getloadavg()[0] / usable_cores()
-    if load > _BUSY:
+    if is_busy(load):
         logger.warning("benchmark: the machine is busy (load %.1f per core), so times are inflated", load)
     return round(load, 2)
 
@@ -47,7 +57,7 @@ class Watch:
         others = self.others()
         if others is None:
             return None
-        if (os.cpu_count() or 1) - others < threads - _SLACK:
+        if takes_cores(others, os.cpu_count() or 1, threads):
             logger.warning(
                 "benchmark: other work took %.1f of %d cores meanwhile, so times are inflated; ratios hold better",
                 others,

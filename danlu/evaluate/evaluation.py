@@ -32,8 +32,8 @@ WORST = 16
 
 
 def evaluate(
-    run_or_artifact: Trained | Path | str,
-    data: Data,
+    run_or_artifact: Trained | RunFolder | Path | str,
+    data: Data | Path | str,
     split: str = "test",
     *,
     write: bool = True,
@@ -44,9 +44,11 @@ def evaluate(
     """Run a network over one split, without leaving out or replacing a sample.
 
     Args:
-        run_or_artifact: a run folder or a coded file, what :func:`danlu.tasks.trained.open_trained` gave for it, or an
-            artifact for which ``predictor`` is given. Nothing is written for files.
-        data: the data set; its class names say which logit is which, in whatever order they stand.
+        run_or_artifact: a run folder or a coded file, the folder that training returned, what
+            :func:`danlu.tasks.trained.open_trained` gave for it, or an artifact for which ``predictor`` is given.
+            Nothing is written for files.
+        data: the data set, or its name or folder, then split as for the training; its class names say which logit is
+            which, in whatever order they stand.
         split: ``train``, ``validation`` or ``test``.
         write: for a run and its own data, also write the record's sections ``results.<split>`` and ``evaluation``
             (``evaluation_<split>`` for other splits than test), ``predictions-<split>.csv`` and the worst pictures.
@@ -67,10 +69,16 @@ def evaluate(
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r}", nearest=nearest_names(split, SPLITS), allowed=SPLITS)
     check_tta(tta)
+    if batch < 1:
+        raise InputError(f"batch = {batch}", where="evaluate", allowed=["1 and more"])
     trained = None
     if predictor is None:
-        trained = run_or_artifact if isinstance(run_or_artifact, Trained) else open_trained(run_or_artifact)
+        trained = _opened(run_or_artifact)
         predictor = predictor_of(trained)
+    if isinstance(data, Path | str):
+        from danlu.data.load import load_data
+
+        data = load_data(data, seed=predictor.split_seed or 0)
     data.check_unseen(split, predictor.name, predictor.data_hash, predictor.split_seed, predictor.trained_on)
     dataset: Dataset = getattr(data, split)
     if not len(dataset):
@@ -91,6 +99,15 @@ def evaluate(
     elif trained is not None and write and trained.run.file is None:
         _write(trained.run, found, dataset.ids, labels, logits, predictor, split, loader)
     return found
+
+
+def _opened(run: Trained | RunFolder | Path | str) -> Trained:
+    if isinstance(run, Trained):
+        return run
+    if isinstance(run, Path | str) and Path(run).suffix.lower() == ".onnx":
+        mend = "danlu eval ARTIFACT DATA, or give a predictor: danlu.deploy.subjects.predictor_for"
+        raise InputError("is an artifact, not a run", where=str(run), mend=mend)
+    return open_trained(run)
 
 
 def _warn_of_changes(trained: Trained, data: Data, split: str) -> None:

@@ -175,14 +175,14 @@ def _legend(lines: Sequence[Series]) -> Markup:
     return Markup('<div class="legend">{}</div>').format(Markup("").join(entries))
 
 
-def dot_chart(rows: Sequence[tuple[str, float | None]], *, limit: float | None, ident: str) -> Markup:
-    """Return named positive values as dots on a logarithmic axis, with a dashed line at ``limit``.
+def dot_chart(rows: Sequence[tuple[str, float | None, bool]], *, limit: float | None, ident: str) -> Markup:
+    """Return named positive values as dots on a logarithmic axis, those that are bad marked, and a line at ``limit``.
 
     A value of zero sits at the left end; ``None`` is a value that was not finite, and is said in words.
     """
-    positive = [value for _, value in rows if value] + ([limit] if limit else [])
+    positive = [value for _, value, _ in rows if value] + ([limit] if limit else [])
     marks = log_ticks(min(positive), max(positive), decades=True) if positive else [1e-7, 1e-6]
-    left = 20 + round(8.0 * max(min(width(label), _LABEL) for label, _ in rows))
+    left = 20 + round(8.0 * max(min(width(label), _LABEL) for label, _, _ in rows))
     right, row_height, top = 420, 24, 8
     x = Scale(marks[0], marks[-1], left, right, log=True)
     bottom = top + row_height * len(rows)
@@ -195,7 +195,7 @@ def dot_chart(rows: Sequence[tuple[str, float | None]], *, limit: float | None, 
     if limit:
         line = Markup('<line class="limit" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>')
         pieces.append(line.format(x(limit), top - 4, bottom))
-    for position, (label, value) in enumerate(rows):
+    for position, (label, value, bad) in enumerate(rows):
         middle = top + row_height * (position + 0.5)
         text = Markup('<text class="tick" x="{}" y="{}">{}</text>')
         pieces.append(text.format(left - 10, middle + 4, svg_name(label, _LABEL)))
@@ -203,7 +203,7 @@ def dot_chart(rows: Sequence[tuple[str, float | None]], *, limit: float | None, 
             text = Markup('<text class="tick bad" x="{}" y="{}">{}</text>')
             pieces.append(text.format(right, middle + 4, both_svg("not_finite")))
             continue
-        style = "bad" if limit and value > limit else "train"
+        style = "bad" if bad else "train"
         row = Markup(
             '<line class="stem" x1="{0}" x2="{1}" y1="{2}" y2="{2}"/><circle class="dot {3}" cx="{1}" cy="{2}" r="4"/>'
         )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from danlu.core.files import write_whole
-from danlu.core.records import RunFolder
+from danlu.core.records import RunFolder, open_run_folder
 from danlu.report import figures
 from danlu.report.text import TEXT, both, plain
 from danlu.report.view import Report, make_view
@@ -35,17 +35,18 @@ SECTIONS = {
 }
 
 
-def build_report(run: RunFolder) -> Path:
+def build_report(run: RunFolder | Path | str) -> Path:
     """Write ``report.html`` of a run from its records alone and return its path.
 
     The file is whole in itself: style, script and pictures are inside, a security policy forbids every request, and all
     text from the records is escaped. A section whose record is absent says that it was not run.
 
     Raises:
-        InputError: ``config.json`` is missing, a record cannot be read, or the report cannot be written.
+        InputError: no run folder, a record cannot be read, or the report cannot be written.
     """
-    write_whole(run.report_path, render(make_view(run)))
-    return run.report_path
+    folder = run if isinstance(run, RunFolder) else open_run_folder(run)
+    write_whole(folder.report_path, render(make_view(folder)))
+    return folder.report_path
 
 
 def render(report: Report) -> str:

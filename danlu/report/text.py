@@ -264,11 +264,16 @@ TEXT: dict[str, tuple[str, str]] = {
     "points": ("Change, points", "变化（百分点）"),
     "verdict": ("Verdict", "判定"),
     "stages": (
-        "Relative difference at the end of each stage, FP32, against the tolerance (dashed).",
-        "FP32 各阶段末端的相对差；虚线为容差。",
+        "Relative difference at each stage's end, FP32, against the tolerance (dashed); pixels are held to levels.",
+        "FP32 各阶段末端的相对差；虚线为容差。网络之前的像素处理另按灰度级数判定。",
     ),
     "first_bad_stage": ("The first stage out of tolerance is {stage}.", "第一个超出容差的阶段是 {stage}。"),
     "all_stages_good": ("Every stage is within tolerance.", "各阶段均在容差之内。"),
+    "busy_machine": ("on a busy machine", "测量时机器繁忙"),
+    "benchmark_busy": (
+        "Other work ran on this machine meanwhile: the times are inflated, the ratios hold better.",
+        "测量期间机器上有其他任务：耗时偏大，倍数更可信。",
+    ),
     "bad_layers": ("Layers that lose most by INT8.", "INT8 量化误差最大的层。"),
     "error": ("Error", "误差"),
     "not_finite": ("not finite", "非有限值"),

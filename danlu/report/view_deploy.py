@@ -8,6 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from danlu.deploy.front import STEPS
+from danlu.deploy.machine import is_busy, takes_cores
 from danlu.report.charts import Latency, dot_chart, latency_chart
 from danlu.report.fields import flag, flatten, number, section, table, whole, words
 from danlu.report.figures import error_size, plain
@@ -205,7 +207,13 @@ def _comparison(parity: dict[str, Any], precision: str, tolerance: float | None)
         return None
     rows = [_parity_row(split, section(found, split)) for split in ("validation", "test") if section(found, split)]
     decided = next((row.passed for row in rows if row.split == "validation"), None)
-    stages = [(str(row.get("stage")), number(row, "relative")) for row in table(found, "stages")]
+    first_bad = words(found, "first_bad_stage")
+    stages = []
+    for row in table(found, "stages"):
+        name, relative = str(row.get("stage")), number(row, "relative")
+        # What is done to pixels is held to levels of grey, not to this tolerance.
+        beyond = name not in STEPS and None not in (tolerance, relative) and relative > tolerance  # type: ignore[operator]  # neither is None
+        stages.append((name, relative, beyond or name == first_bad))
     drawn = dot_chart(stages, limit=tolerance, ident="stages-caption") if stages and precision == "fp32" else None
     return Comparison(
         key="onnx_" + precision,
@@ -214,7 +222,7 @@ def _comparison(parity: dict[str, Any], precision: str, tolerance: float | None)
         delivered=flag(found, "delivered"),
         reason=words(found, "reason"),
         stages=drawn,
-        first_bad_stage=words(found, "first_bad_stage"),
+        first_bad_stage=first_bad,
         layers=_layer_errors(table(found, "layers")),
     )
 
@@ -279,6 +287,7 @@ class BenchmarkView:
     ratios: list[RatioRow]
     fastest: BenchmarkRow | None
     gain: float | None
+    busy: bool
 
 
 def benchmark_view(record: dict[str, Any]) -> BenchmarkView | None:
@@ -326,7 +335,15 @@ def benchmark_view(record: dict[str, Any]) -> BenchmarkView | None:
         ratios=ratios,
         fastest=fastest,
         gain=_gains(benchmark).get((fastest.runtime, 1)) if fastest else None,
+        busy=_was_busy(record, settings, threads),
     )
+
+
+def _was_busy(record: dict[str, Any], settings: dict[str, Any], threads: int | None) -> bool:
+    """Return whether other work inflated the times, by the rule of the warning that the benchmark gave."""
+    cores = whole(section(record, "environment"), "cores")
+    taken = threads is not None and cores is not None and takes_cores(number(settings, "other_cores"), cores, threads)
+    return taken or is_busy(number(settings, "load"))
 
 
 def _latency_charts(rows: Sequence[BenchmarkRow]) -> list[tuple[int, str, Markup]]:

@@ -69,11 +69,11 @@ class Trained:
         return PictureModel(self.preprocess, self.model).eval()
 
 
-def open_trained(run: Path | str, which: Literal["best", "last"] = "best") -> Trained:
+def open_trained(run: Path | str | RunFolder, which: Literal["best", "last"] = "best") -> Trained:
     """Open the network of a run folder, or of a coded file (``.dlz``).
 
     Args:
-        run: the run folder, or the file.
+        run: the run folder, as a path or as what training returned, or the file.
         which: the checkpoint with the best validation result, or the last one; the last one is the best where the run
             was trained on validation too, and a coded file has one network.
 
@@ -81,6 +81,8 @@ def open_trained(run: Path | str, which: Literal["best", "last"] = "best") -> Tr
         InputError: no run folder, a config that is not understood, a checkpoint that is missing, damaged or of another
             network; the message names the file or the tensor.
     """
+    if isinstance(run, RunFolder):
+        run = run.path
     if is_coded(run):
         opened: Trained = getattr(importlib.import_module(_CODED[0]), _CODED[1])(Path(run))
         return opened

@@ -182,7 +182,7 @@ def _measured(row: Mapping[str, Any], what: str) -> str:
 def analyze(
     model: str, /, *, input: str | None = None, threads: WholeOrNone = None, common: Common | None = None
 ) -> Output:
-    """Count parameters, multiply-adds and bytes, and time each layer.
+    """Count parameters, multiply-adds and bytes, and time each layer; a run keeps them, and its report shows them.
 
     Parameters
     ----------
@@ -193,10 +193,9 @@ def analyze(
     threads
         Processor threads to take the times with.
     """
-    from danlu.analyze import analyze as analyze_model
+    from danlu.single import analyze_any
 
-    shape = _shape(input) if input is not None else None
-    analysis = analyze_model(model, shape, threads=threads).to_record()
+    analysis = analyze_any(model, _shape(input) if input is not None else None, threads=threads).to_record()
     rows = [
         {
             "layer": layer["name"],

@@ -14,6 +14,8 @@ from danlu.analyze import analyze, analyze_run, measure
 from danlu.core.errors import InputError
 from danlu.core.records import RunFolder
 from danlu.models import create_model
+from danlu.report import build_report
+from danlu.single import analyze_any
 from tests.evaluate.fabricated import make_data, make_run
 
 
@@ -154,6 +156,24 @@ def test_refusals() -> None:
         analyze("resnet20", (1, 3, 0, 32))
     with pytest.raises(InputError, match="4 channels"):
         analyze("resnet20", (1, 4, 32, 32))
+    for wrong in ({"repeats": 0}, {"threads": 0}):
+        with pytest.raises(InputError, match="1 and more of each"):
+            analyze("lenet5", **wrong)
+
+
+def test_the_verb_keeps_what_it_finds_of_a_run(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    make_run(path, make_data(), "lenet5")
+    found = analyze_any(str(path), threads=1)
+    assert RunFolder(path).read_record()["analysis"] == found.to_record()
+    text = (path / "report.html").read_text(encoding="utf-8")
+    assert "<code>danlu analyze RUN</code>" not in text
+    assert "<code>danlu export RUN</code>" in text
+    (path / "report.html").unlink()
+    assert build_report(str(path)) == path / "report.html"
+    kept = RunFolder(path).read_record()
+    assert analyze_any(str(path), (1, 1, 32, 32), threads=1).macs == found.macs
+    assert RunFolder(path).read_record() == kept
 
 
 def test_input_of_a_fixed_network_is_known() -> None:
@@ -170,6 +190,8 @@ def test_a_run(tmp_path: Path, model: str) -> None:
     assert RunFolder(path).read_record()["analysis"] == analysis.to_record()
     again = danlu.analyze(str(path), timed=False)
     assert (again.model, again.macs, again.input) == (model, analysis.macs, analysis.input)
+    for same in (path, RunFolder(path)):
+        assert danlu.analyze(same, timed=False) == again
     (path / "record.json").unlink()
     analyze_run(path, repeats=1, write=False)
     assert not (path / "record.json").exists()

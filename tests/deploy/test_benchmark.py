@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from danlu.core.errors import InputError
+from danlu.core.records import RunFolder
 from danlu.data.load import Data
 from danlu.deploy import benchmark, machine
 from danlu.deploy.benchmark import bench
@@ -72,7 +73,7 @@ def test_only_delivered_artifacts_are_measured(lenet: tuple[Path, dict[str, Any]
     assert found["executed"]["onnxruntime fp32"]["threads"] == threads + 1
     assert [row["runtime"] for row in found["rows"]] == ["pytorch eager", "onnxruntime fp32"]
     (run / "record.json").unlink()
-    alone = bench(run, threads=1, seconds=0.2, batches=(1,))
+    alone = bench(RunFolder(run), threads=1, seconds=0.2, batches=(1,))
     assert [row["runtime"] for row in alone["rows"]] == ["pytorch eager"]
     assert alone["ratios"] == []
 

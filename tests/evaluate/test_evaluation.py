@@ -195,7 +195,19 @@ def test_refusals(run: Path, data: Data) -> None:
         evaluate(run, Data(**{**vars(data), "test": Subset(data.test, np.array([], dtype=np.int64))}))
     with pytest.raises(InputError, match="is no run folder"):
         evaluate(run / "config.json", data)
+    for wrong in (0, -1):
+        with pytest.raises(InputError, match=f"batch = {wrong}"):
+            evaluate(run, data, batch=wrong)
+    with pytest.raises(InputError, match=r"(?s)model.onnx: is an artifact, not a run.*danlu eval"):
+        evaluate("model.onnx", data)
     assert not (run / "record.json").exists()
+
+
+def test_a_folder_and_a_name_are_opened(run: Path, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("danlu.data.load.load_data", lambda source, seed: asked.append((source, seed)) or data)
+    assert evaluate(RunFolder(run), "pictures", write=False) == evaluate(run, data, write=False)
+    assert asked == [("pictures", 0)]
 
 
 def test_pictures_that_were_trained_on_are_refused(run: Path, data: Data) -> None:

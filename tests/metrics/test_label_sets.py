@@ -56,7 +56,7 @@ def test_the_interval_of_a_weak_ranking_of_rare_classes_holds() -> None:
         part = slice(300 * number, 300 * (number + 1))
         found = mean_average_precision(labels[part], scores[part])
         covered += found["low"] <= truth <= found["high"]
-    assert 43 <= covered  # the percentiles as they are hold 14 times
+    assert covered >= 43  # the percentiles as they are hold 14 times
 
 
 def test_rounds_in_parts_are_those_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

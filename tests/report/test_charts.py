@@ -141,7 +141,11 @@ def test_logarithmic_lines() -> None:
 
 
 def test_dot_chart_marks_what_is_beyond() -> None:
-    root = parsed(dot_chart([("a", 1e-7), ("b", 1e-3), (HOSTILE, 0.0), ("d", None)], limit=1e-4, ident="c"))
+    root = parsed(
+        dot_chart(
+            [("a", 1e-7, False), ("b", 1e-3, True), (HOSTILE, 0.0, False), ("d", None, True)], limit=1e-4, ident="c"
+        )
+    )
     assert [dot.attrib["class"] for dot in root.iter("circle")] == ["dot train", "dot bad", "dot train"]
     assert "not finite" in "".join(root.itertext())
     xs = [float(dot.attrib["cx"]) for dot in root.iter("circle")]

@@ -254,6 +254,30 @@ def test_the_limit_drawn_is_the_one_recorded(tmp_path: Path) -> None:
     assert drawn(tolerance=1e-4) == (1, 0)
     assert drawn(tolerance=2e-7) == (1, 3)  # all stages but the first lie beyond it
     assert drawn() == (0, 0)
+    # Pixels are held to levels of grey: a step that passes is not marked, one that does not is.
+    stages = record["parity"]["fp32"]["stages"]
+    stages.insert(0, {"stage": "resize", "relative": 4e-3})
+    assert drawn(tolerance=1e-4) == (1, 0)
+    record["parity"]["fp32"]["first_bad_stage"] = "resize"
+    assert drawn(tolerance=1e-4) == (1, 1)
+
+
+def test_a_busy_machine_is_told_beside_the_times(tmp_path: Path) -> None:
+    run = write_full_run(tmp_path / "run")
+    record = read_json(run.record_path)
+
+    def told(**settings: object) -> bool:
+        benchmark = {**record["benchmark"], "threads": 1}
+        benchmark["settings"] = {**benchmark["settings"], **settings}
+        page = rebuilt(run, benchmark=benchmark, environment={**record["environment"], "cores": 2})
+        found = "Other work ran on this machine meanwhile" in page.text
+        assert found == ("on a busy machine" in page.text)
+        return found
+
+    assert not told(load=0.9, other_cores=1.1)
+    assert told(load=1.6, other_cores=0.1)
+    assert told(load=0.5, other_cores=1.4)
+    assert not told(load=None, other_cores=None)
 
 
 def test_a_percentile_of_too_few_calls_is_a_dash(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 import danlu.train
+from danlu import pipeline
 from danlu.core.errors import InputError, Stopped
 from danlu.core.records import RunFolder
 from danlu.tasks.trained import open_trained
@@ -275,3 +276,14 @@ def test_what_was_measured_of_a_stopped_run_is_not_that_of_the_finished_one(tmp_
     assert not {"results", "parity"} & run.read_record().keys()
     run.update_record(results={"test": {}})
     assert "results" in resume(tmp_path / "run").read_record(), "a finished run has its figures still"
+
+
+def test_the_time_of_a_resumed_job_counts_what_came_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_tiny(tmp_path / "run")
+    config = run.read_config()
+    run.config_path.write_text(json.dumps({**config, "requested": {"verb": "run"}}), encoding="utf-8")
+    run.update_record(train={**run.read_record()["train"], "seconds": 87.0})
+    told = []
+    monkeypatch.setattr(pipeline, "finish", lambda folder, data, stages, int8: told.extend(stages.seconds) or folder)
+    pipeline.resume(run.path, data=digits())
+    assert told[0] == {"name": "train", "seconds": 87.0}
