@@ -32,7 +32,8 @@ def build_four_layers(channels: int, classes: int, unit: str = "relu", normalise
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu" if unit == "relu" else "linear")
             nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # all of them have one
-    return network
+    # Channels last takes half the time on a processor with bfloat16.
+    return network.to(memory_format=torch.channels_last)
 
 
 def normalisation(attempt: Attempt, normalise: bool, epochs: int = 60) -> Measured:
