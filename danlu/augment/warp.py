@@ -146,7 +146,9 @@ def _copy_windows(
         out = pictures.copy()
     else:
         if isinstance(fill, str):
-            padded = np.pad(pictures, ((0, 0), (pad_y, pad_y), (pad_x, pad_x), (0, 0)), mode=fill)
+            # np.pad keeps the order of its input, the windows below take it that columns follow each other.
+            around = ((0, 0), (pad_y, pad_y), (pad_x, pad_x), (0, 0))
+            padded = np.ascontiguousarray(np.pad(pictures, around, mode=fill))
         else:
             padded = np.full((count, height + 2 * pad_y, width + 2 * pad_x, channels), fill, dtype=np.uint8)
             padded[:, pad_y : pad_y + height, pad_x : pad_x + width] = pictures

@@ -9,6 +9,7 @@ when its checksum is the expected one.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import http.client
@@ -63,9 +64,8 @@ def is_offline() -> bool:
 
 def _require_online(what: str) -> None:
     if is_offline():
-        raise InputError(
-            "the network is switched off by DANLU_OFFLINE", where=what, mend="unset DANLU_OFFLINE to allow downloads"
-        )
+        mend = "unset DANLU_OFFLINE to allow downloads"
+        raise InputError("the network is switched off by DANLU_OFFLINE", where=what, mend=mend)
 
 
 def verify_checksum(path: Path, checksum: str) -> None:
@@ -167,7 +167,11 @@ def _connection(host: str, port: int) -> http.client.HTTPConnection:
         raise InputError(f"leads to {host}, which is no public address", where=host)
     parts = urllib.parse.urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     tunnel = http.client.HTTPSConnection(parts.hostname or "", parts.port or 8080, timeout=READ_SECONDS)
-    tunnel.set_tunnel(host, port)
+    headers = {}
+    if parts.username is not None:
+        pair = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
+        headers["Proxy-Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
+    tunnel.set_tunnel(host, port, headers)
     return tunnel
 
 
@@ -209,7 +213,8 @@ def _receive(url: str, partial: Path, limit: int, title: str) -> None:
     with contextlib.closing(connection):
         if answer.status == 200:
             begin = 0
-        length = int(answer.getheader("Content-Length") or limit - begin)
+        told = answer.getheader("Content-Length")
+        length = int(told or limit - begin)
         if begin + length > limit:
             raise InputError(f"would be {begin + length:,} bytes, at most {limit:,} are expected", where=url)
         done = begin
@@ -222,10 +227,9 @@ def _receive(url: str, partial: Path, limit: int, title: str) -> None:
                 advance(done, "")
             file.flush()
             os.fsync(file.fileno())
-        if done < begin + length:
-            raise InputError(
-                f"was cut after {done:,} of {begin + length:,} bytes; the next try goes on there", where=url
-            )
+        if told and done < begin + length:  # untold, the checksum decides
+            what = f"was cut after {done:,} of {begin + length:,} bytes; the next try goes on there"
+            raise InputError(what, where=url)
 
 
 def download(url: str, target: Path, *, checksum: str, limit: int, title: str | None = None) -> Path:

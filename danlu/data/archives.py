@@ -125,6 +125,8 @@ def unpack_tar(source: Path, target: Path, *, limit: int, begin: int = 0, length
                 _unpack(part, folder, limit, where)
         except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, gzip.BadGzipFile) as error:
             raise InputError(f"is a damaged archive ({error})", where=where, mend="fetch it again") from error
+        except RecursionError:  # tarfile reads a long name after a long name, and so on
+            raise InputError("is a damaged archive (headers without end)", where=where, mend="fetch it again") from None
         except (ValueError, NotADirectoryError, FileExistsError) as error:
             if isinstance(error, InputError):
                 raise

@@ -9,6 +9,7 @@ Every picture becomes uint8 [H, W, C] with C = 1 (grey) or 3 (RGB), turned uprig
 | palette | its colours |
 | alpha or transparent colour | blended over white (a transparent level of 16-bit grey is not looked at) |
 | 16-bit grey | round(v · 255 / 65535): the full range, whatever the picture's own brightest value |
+| 16-bit grey TIFF where 0 is white | the same of 65535 - v |
 | 32-bit integer | like 16-bit; a value outside 0…65535 is an error |
 | float | in [0, 1]: round(v · 255); else in [0, 255]: round(v); anything else, or NaN, is an error |
 | CMYK, YCbCr, HSV, L*a*b* | Pillow's conversion to RGB |
@@ -85,6 +86,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION = 0x0112
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 # What Pillow raises for damaged files, plugin by plugin (warnings where a user turns them into errors).
 _DAMAGE = (
     OSError,
@@ -96,6 +98,7 @@ _DAMAGE = (
     IndexError,
     TypeError,
     KeyError,
+    RuntimeError,
     Warning,
 )
 _init_lock = threading.Lock()
@@ -218,12 +221,20 @@ def _deep_grey(values: NDArray[np.generic], where: str) -> Image.Image:
     return Image.fromarray(np.floor(scaled + 0.5).astype(np.uint8))
 
 
+def _photometric(image: Image.Image) -> object:
+    """Return TIFF's PhotometricInterpretation, None for other formats."""
+    return getattr(image, "tag_v2", {}).get(_PHOTOMETRIC)
+
+
 def _plain(image: Image.Image, where: str) -> Image.Image:
     """Return the picture in mode L or RGB."""
     if image.mode in ("L", "RGB") and "transparency" not in image.info:
         return image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _deep_grey(np.asarray(image), where)
+        values = np.asarray(image)
+        # Pillow inverts such TIFF files itself at 8 bits and fewer only.
+        inverse = image.mode.startswith("I;16") and _photometric(image) == _WHITE_IS_ZERO
+        return _deep_grey(65535 - values if inverse else values, where)
     if image.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info:
         grey = image.mode in ("LA", "La", "L", "1")
         opaque = Image.new("RGBA", image.size, (255, 255, 255, 255))

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from danlu.core.environment import usable_cores
 from danlu.core.errors import InputError
+from danlu.core.log import progress
 from danlu.data.arrays import data_hash, picture_digests
 from danlu.data.decode import SUFFIXES
 from danlu.data.examine import FileFacts, examine
 from danlu.data.findings import Duplicates, Problem, Report, find_duplicates
 from danlu.data.formats.image_folder import scan
+from danlu.data.formats.labels_csv import unnamed_pictures
 from danlu.data.formats.shards import ShardDataset
 from danlu.data.names import case_clashes, name_warnings, quoted, text_of
 from danlu.data.sample import ArrayDataset, Dataset, FileDataset, class_counts
@@ -33,10 +38,12 @@ __all__ = [
     "inspect_files",
     "inspect_folder",
     "inspect_shards",
+    "inspect_table",
 ]
 
 CORRUPT_SHARE = 0.05
 _SHOWN = 10
+_CHUNK = 64
 
 
 @dataclass
@@ -60,7 +67,7 @@ def check_corrupt_share(corrupt: Sequence[Problem], total: int, where: str) -> N
     """
     if not corrupt or len(corrupt) <= CORRUPT_SHARE * total:
         return
-    shown = "".join(f"\n  {problem.id}: {problem.reason}" for problem in corrupt[:_SHOWN])
+    shown = "".join(f"\n  {problem.text()}" for problem in corrupt[:_SHOWN])
     more = f"\n  … {len(corrupt) - _SHOWN:,} more" if len(corrupt) > _SHOWN else ""
     raise InputError(
         f"{len(corrupt):,} of {total:,} pictures cannot be used, more than {CORRUPT_SHARE:.0%}:{shown}{more}",
@@ -111,6 +118,13 @@ def inspect_folder(root: Path, *, threads: int | None = None) -> Findings:
     return findings
 
 
+def inspect_table(source: str, splits: Mapping[str, FileDataset], *, threads: int | None = None) -> Findings:
+    """Read and decode every picture a table of labels names, and list those of its folder that it does not name."""
+    findings = inspect_files(source, "labels_csv", splits, threads=threads)
+    findings.report.others = [Problem(ident, reason) for ident, reason in unnamed_pictures(splits)]
+    return findings
+
+
 def inspect_files(source: str, form: str, splits: Mapping[str, FileDataset], *, threads: int | None = None) -> Findings:
     """Read and decode every picture of data sets of files below one folder; broken ones are listed and left out."""
     rows = [(part, index) for part, dataset in splits.items() for index in range(len(dataset))]
@@ -143,7 +157,8 @@ def _report(source: str, form: str, splits: Mapping[str, Dataset], digests: Mapp
     """Return the part of the report that needs samples and digests only."""
     labels = {part: dataset.labels.tolist() for part, dataset in splits.items()}
     duplicates = find_duplicates({part: (splits[part].ids, digests[part], labels[part]) for part in splits})
-    rows = [row for part in splits for row in zip(splits[part].ids, digests[part], labels[part], strict=True)]
+    named = {part: _names(form, part, dataset) for part, dataset in splits.items()}
+    rows = [row for part in splits for row in zip(named[part], digests[part], labels[part], strict=True)]
     return Report(
         source=source,
         format=form,
@@ -154,6 +169,13 @@ def _report(source: str, form: str, splits: Mapping[str, Dataset], digests: Mapp
         duplicates=duplicates,
         hash=data_hash(rows),
     )
+
+
+def _names(form: str, part: str, dataset: Dataset) -> Sequence[str]:
+    """Return what samples are called in the data hash: their ids, which tell the split, but not those of a table."""
+    if form != "labels_csv" or part == "all":
+        return dataset.ids
+    return [f"{part}\0{ident}" for ident in dataset.ids]
 
 
 def inspect_arrays(source: str, form: str, splits: Mapping[str, ArrayDataset]) -> Findings:
@@ -190,9 +212,43 @@ def inspect_shards(source: str, splits: Mapping[str, ShardDataset]) -> Findings:
 def check(source: str | Path) -> Report:
     """Check a named data set or a folder: read all, decode all, compare all; nothing is changed.
 
+    Packed pictures, which training reads when it needs them, are all read here as well.
+
     Raises:
         InputError: no such data set, or a folder that holds none.
     """
     from danlu.data.open import open_source
 
-    return open_source(source).findings.report
+    findings = open_source(source).findings
+    for part, dataset in findings.splits.items():
+        if isinstance(dataset, ShardDataset):
+            _read_all(findings.report, part, dataset)
+    return findings.report
+
+
+def _read_all(report: Report, part: str, dataset: ShardDataset) -> None:
+    """Read and decode every packed picture; what cannot be used is listed and no longer counted as usable."""
+    chunks = [range(begin, min(begin + _CHUNK, len(dataset))) for begin in range(0, len(dataset), _CHUNK)]
+    title = f"read {part} pictures"
+    with progress(title, len(dataset), "pictures") as advance, ThreadPoolExecutor(usable_cores()) as pool:
+        try:
+            for chunk, faults in zip(chunks, pool.map(partial(_faults, dataset), chunks), strict=True):
+                for index, problem in faults:
+                    report.corrupt.append(problem)
+                    report.counts[part][int(dataset.labels[index])] -= 1
+                    report.totals[part] -= 1
+                advance(chunk.stop, "")
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _faults(dataset: ShardDataset, chunk: range) -> list[tuple[int, Problem]]:
+    """Return (index, why it cannot be used) of those pictures of a chunk that cannot."""
+    found = []
+    for index in chunk:
+        try:
+            dataset[index]
+        except InputError as error:
+            found.append((index, Problem(dataset.ids[index], f"{error.what} ({error.where})")))
+    return found

@@ -1,7 +1,7 @@
 """Every picture file of a folder, read and decoded once: in threads, with progress, remembered for the next time.
 
 What was found is kept as JSON outside the data set, in ``<cache>/checks/``, keyed by the folder; a file is looked at
-again when its size or modification time differ.
+again when its size, times or number on the disk differ.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +18,23 @@ import PIL
 
 from danlu.core.environment import usable_cores
 from danlu.core.errors import InputError
-from danlu.core.files import cache_home, read_json, write_whole
+from danlu.core.files import JSON_LIMIT, cache_home, read_json, write_whole
 from danlu.core.log import logger, progress
 from danlu.data import decode
 from danlu.data.names import text_of
 
 __all__ = ["FileFacts", "cache_path", "examine"]
 
-SCHEMA = 1
+SCHEMA = 2
 _CHUNK = 16
 
 
 @dataclass(frozen=True)
 class FileFacts:
-    """One file: ``sha256`` of its bytes, and either why it cannot be used (``fault``) or what it holds."""
+    """One file: ``sha256`` of its bytes, and either why it cannot be used (``fault``) or what it holds.
+
+    Without ``sha256`` the fault may be gone the next time, and is not remembered.
+    """
 
     sha256: str
     fault: str | None = None
@@ -56,7 +59,7 @@ def _look(path: Path) -> FileFacts:
     try:
         facts, _ = decode.inspect(content)
     except InputError as error:
-        return FileFacts(digest, error.what)
+        return FileFacts("" if isinstance(error.__cause__, MemoryError) else digest, error.what)
     return FileFacts(digest, None, **asdict(facts), channels=facts.channels)
 
 
@@ -77,30 +80,34 @@ def _remembered(root: Path) -> dict[str, Any]:
         document = read_json(path) if path.exists() else {}
         if document.get("decoder") == _decoder() and isinstance(document.get("files"), dict):
             return dict(document["files"])
-    except (InputError, AttributeError) as error:
+    except (InputError, AttributeError, OSError) as error:
         logger.debug("the remembered check of %s is not used: %s", text_of(root), error)
     return {}
 
 
-def _recall(row: Any, stamp: list[int]) -> FileFacts | None:
+def _recall(row: Any, stamp: str) -> FileFacts | None:
     """Return remembered facts if they are whole and of the same file."""
     try:
-        if row[0] != stamp or not (row[1]["fault"] is None or isinstance(row[1]["fault"], str)):
+        if row[0] != stamp:
             return None
-        facts = FileFacts(**row[1])
+        facts = FileFacts(*row[1:])
+        sound = len(facts.sha256) == 64 and (facts.fault is not None or min(facts.height, facts.width) > 0)
     except (TypeError, KeyError, IndexError):
         return None
-    if len(facts.sha256) != 64 or (facts.fault is None and min(facts.height, facts.width) < 1):
-        return None
-    return facts
+    return facts if sound and isinstance(facts.fault, str | None) else None
 
 
-def _stamp(path: Path) -> list[int]:
+def _stamp(path: Path) -> str:
+    """Return what tells a file from others and from what it was before, short; empty where it cannot be told.
+
+    Moved or copied files keep size and modification time; the time of their last change and their number differ.
+    """
     try:
         status = path.stat()
-        return [status.st_size, status.st_mtime_ns]
     except OSError:
-        return [-1, -1]
+        return ""
+    parts = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def _look_at_some(paths: list[Path]) -> list[FileFacts]:
@@ -133,10 +140,7 @@ def examine(root: Path, paths: Sequence[Path], *, threads: int | None = None) ->
     names = [text_of(path) for path in paths]
     stamps = [_stamp(root / path) for path in paths]
     remembered = _remembered(root)
-    found = [
-        _recall(remembered.get(name), stamp) if stamp[0] >= 0 else None
-        for name, stamp in zip(names, stamps, strict=True)
-    ]
+    found = [_recall(remembered.get(name), stamp) if stamp else None for name, stamp in zip(names, stamps, strict=True)]
     missing = [index for index, facts in enumerate(found) if facts is None]
     if missing:
         new = _look_at_all(root, [paths[index] for index in missing], threads or usable_cores())
@@ -148,9 +152,10 @@ def examine(root: Path, paths: Sequence[Path], *, threads: int | None = None) ->
     return [facts for facts in found if facts is not None]
 
 
-def _remember(root: Path, names: list[str], stamps: list[list[int]], found: list[FileFacts | None]) -> None:
+def _remember(root: Path, names: list[str], stamps: list[str], found: list[FileFacts | None]) -> None:
+    """Write what was found, a short list a file: a million files take some 170 MB, and no more than is read back."""
     rows = {
-        name: [stamp, asdict(facts)]
+        name: [stamp, *astuple(facts)]
         for name, stamp, facts in zip(names, stamps, found, strict=True)
         if facts is not None and facts.sha256
     }
@@ -158,6 +163,9 @@ def _remember(root: Path, names: list[str], stamps: list[list[int]], found: list
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         document = {"schema": SCHEMA, "decoder": _decoder(), "folder": text_of(root), "files": rows}
-        write_whole(path, json.dumps(document, ensure_ascii=False, separators=(",", ":")))
+        content = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(content) > JSON_LIMIT:
+            raise InputError(f"would have {len(content):,} bytes, at most {JSON_LIMIT:,} are read back")
+        write_whole(path, content)
     except (InputError, OSError) as error:
         logger.warning("the check of %s cannot be remembered, it will be repeated: %s", text_of(root), error)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from danlu.data.names import quoted
+from danlu.data.names import quoted, shown
 
 __all__ = ["Duplicates", "Problem", "Report", "find_duplicates"]
 
@@ -26,6 +26,10 @@ class Problem:
     def to_record(self) -> dict[str, str]:
         """Return it as records hold it."""
         return {"id": self.id, "reason": self.reason}
+
+    def text(self) -> str:
+        """Return it as one line for people."""
+        return f"{shown(self.id)}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -150,9 +154,8 @@ class Report:
     def text(self) -> str:
         """Return the report as text for people; long lists are cut and their length is said."""
         splits = ", ".join(f"{part} {self.of(part):,}" for part in self.counts)
-        lines = [
-            f"{self.source}: {self.format}, {self.pictures:,} usable pictures ({splits}), {len(self.classes)} classes"
-        ]
+        pictures = f"{self.pictures:,} usable pictures ({splits})"
+        lines = [f"{shown(self.source)}: {self.format}, {pictures}, {len(self.classes)} classes"]
         sizes = [f"{h}×{w} ({count:,})" for (h, w), count in self.sizes.most_common(5)]
         more = f", … {len(self.sizes) - 5} more" if len(self.sizes) > 5 else ""
         lines.append(
@@ -163,18 +166,22 @@ class Report:
         if balance:
             (most, first), (least, last) = balance[0], balance[-1]
             lines.append(f"class balance: from {quoted(first)} with {most:,} to {quoted(last)} with {least:,} pictures")
-        lines += _listed("pictures that cannot be used", [f"{p.id}: {p.reason}" for p in self.corrupt])
-        lines += _listed("classes without pictures", self.empty_classes)
-        lines += _listed("files that are no pictures of the data set", [f"{p.id}: {p.reason}" for p in self.others])
-        lines += _listed("equal pictures in different splits", [f"{a} = {b}" for a, b in self.duplicates.across])
-        lines += _listed("equal pictures in one split", [f"{a} = {b}" for a, b in self.duplicates.within])
+        lines += _listed("pictures that cannot be used", [problem.text() for problem in self.corrupt])
+        lines += _listed("classes without pictures", [shown(name) for name in self.empty_classes])
+        lines += _listed("files that are no pictures of the data set", [problem.text() for problem in self.others])
+        lines += _listed("equal pictures in different splits", _equal(self.duplicates.across))
+        lines += _listed("equal pictures in one split", _equal(self.duplicates.within))
         if len(self.classes) < 2:
             count = f"{len(self.classes)} class{'es' * (not self.classes)}"
             lines.append(f"{count}: there is nothing to tell apart, two or more are needed")
-        lines += _listed("warnings", [f"{p.id}: {p.reason}" for p in self.warnings])
+        lines += _listed("warnings", [problem.text() for problem in self.warnings])
         lines.append(f"data hash: {self.hash}")
         lines.append("nothing is wrong" if self.ok else "something is wrong: see above")
         return "\n".join(lines)
+
+
+def _equal(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    return [f"{shown(first)} = {shown(second)}" for first, second in pairs]
 
 
 def _listed(title: str, rows: Sequence[str]) -> list[str]:

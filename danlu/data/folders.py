@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from danlu.core.errors import InputError, nearest_names
@@ -29,6 +30,7 @@ def existing_folder(path: Path) -> Path:
     try:
         if path.is_dir():
             any(path.iterdir())
+            os.stat(os.path.join(path, "."))  # names may be listed where no file may be reached
             return path
         if path.exists():
             raise InputError(

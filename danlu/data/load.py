@@ -15,7 +15,7 @@ from danlu.core.log import logger
 from danlu.data.decode import change_channels
 from danlu.data.doctor import Findings, check_corrupt_share
 from danlu.data.findings import Problem, find_duplicates
-from danlu.data.names import quoted
+from danlu.data.names import case_clashes, quoted
 from danlu.data.open import Opened, open_source
 from danlu.data.sample import ArrayDataset, Dataset, FileDataset, Subset, class_counts
 from danlu.data.splits import TEST_SHARE, VALIDATION_SHARE, draw_parts
@@ -217,11 +217,17 @@ def load_data(source: str | Path, *, seed: int = 0, download: bool = False, chan
 
 
 def _check_classes(findings: Findings, where: str) -> None:
-    """Refuse one class, and classes nobody can learn."""
+    """Refuse one class, classes nobody can learn, and pictures that no split would take."""
     report = findings.report
     if len(report.classes) < 2:
         held = f"one class only ({quoted(report.classes[0])})" if report.classes else "no classes"
-        raise InputError(f"holds {held}, a classifier needs two", where=where, mend="add a folder for another class")
+        mend = "add a folder for another class"
+        if report.format == "labels_csv":
+            mend = "name the other class as well: where a picture has no label, write one such as other"
+        raise InputError(f"holds {held}, a classifier needs two", where=where, mend=mend)
+    if {"all", "train"} <= report.counts.keys():
+        what = f"holds {report.of('all'):,} pictures without a split beside a train split"
+        raise InputError(what, where=where, mend="put them into train, validation or test, or remove them")
     learnt = "train" if "train" in report.counts else "all"
     if learnt not in report.counts:
         held = " and ".join(report.counts)
@@ -232,7 +238,10 @@ def _check_classes(findings: Findings, where: str) -> None:
     if empty:
         part = "" if learnt == "all" else " in train"
         names = ", ".join(quoted(name) for name in empty[:10]) + (", …" if len(empty) > 10 else "")
-        raise InputError(f"classes without a usable picture{part}: {names}", where=where, mend="remove or fill them")
+        full = [name for name in report.classes if name not in empty]
+        clashes = [f"{quoted(name)} {how}" for name, how in case_clashes(full + empty) if name in empty]
+        mend = f"give one name to both: {clashes[0]}" if clashes else "remove or fill them"
+        raise InputError(f"classes without a usable picture{part}: {names}", where=where, mend=mend)
     bare = [part for part in report.counts if not report.of(part)]
     if bare:
         raise InputError(f"split {bare[0]} holds no usable picture", where=where, mend="fill it, or remove its folder")
@@ -326,6 +335,6 @@ def _say(data: Data, opened: Opened) -> None:
 def _listed(title: str, problems: list[Problem], shown: int = 5) -> None:
     if not problems:
         return
-    text = "".join(f"\n  {problem.id}: {problem.reason}" for problem in problems[:shown])
+    text = "".join(f"\n  {problem.text()}" for problem in problems[:shown])
     more = f"\n  … {len(problems) - shown:,} more" if len(problems) > shown else ""
     logger.warning("%s: %d%s%s", title, len(problems), text, more)

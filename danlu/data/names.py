@@ -18,6 +18,7 @@ __all__ = [
     "name_warnings",
     "quoted",
     "read_class_names",
+    "shown",
     "text_of",
 ]
 
@@ -44,6 +45,14 @@ def text_of(path: PurePath | str) -> str:
 def quoted(name: str, limit: int = 60) -> str:
     """Return a name for a message: quoted, control characters escaped, cut when it is long."""
     return repr(name) if len(name) <= limit else f"{name[:limit]!r}… ({len(name):,} characters)"
+
+
+def shown(name: str) -> str:
+    """Return a name for a line of text: as it is, or quoted whole where line ends or escape codes would tear the line.
+
+    A file's name may hold what colours a terminal, or a line that says that all is well.
+    """
+    return name if name.isprintable() else quoted(name, len(name))
 
 
 def check_class_names(names: Iterable[str], where: str) -> tuple[str, ...]:
@@ -129,7 +138,9 @@ def case_clashes(names: Iterable[str]) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     by_folded: dict[str, str] = {}
     for name in names:
-        folded = name.casefold() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
-        if by_folded.setdefault(folded, name) != name:
-            found.append((name, f"differs from {quoted(by_folded[folded])} in letter case or Unicode form only"))
+        composed = name if name.isascii() else unicodedata.normalize("NFC", name)
+        other = by_folded.setdefault(composed.casefold(), name)
+        if other != name:
+            how = "Unicode form" if unicodedata.normalize("NFC", other) == composed else "letter case or Unicode form"
+            found.append((name, f"differs from {quoted(other)} in {how} only"))
     return found

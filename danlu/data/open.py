@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from danlu.core.errors import InputError, nearest_names
+from danlu.core.log import logger
 from danlu.data import catalog
-from danlu.data.doctor import Findings, inspect_arrays, inspect_files, inspect_folder, inspect_shards
+from danlu.data.doctor import Findings, inspect_arrays, inspect_files, inspect_folder, inspect_shards, inspect_table
 from danlu.data.folders import existing_folder
 from danlu.data.formats import FORMATS
 from danlu.data.formats.shards import ShardDataset
@@ -29,13 +30,25 @@ class Opened:
 
 
 def path_of(source: str | Path) -> Path:
-    """Return the path a text stands for, also where the locale is not UTF-8 but the folder's name is."""
-    path = Path(source).expanduser()
+    """Return the path a text stands for, also where the locale is not UTF-8 but the folder's name is.
+
+    Raises:
+        InputError: it begins with the home of a user there is none of.
+    """
+    path = _at_home(Path(source))
     if isinstance(source, str) and not os.path.lexists(path):
-        again = Path(os.fsdecode(source.encode("utf-8", "surrogateescape"))).expanduser()
+        again = _at_home(Path(os.fsdecode(source.encode("utf-8", "surrogateescape"))))
         if os.path.lexists(again):
             return again
     return path
+
+
+def _at_home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        mend = "write the path in full, or ./~ for a folder whose name begins so"
+        raise InputError(f"no such home ({error})", where=text_of(path)[:400], mend=mend) from None
 
 
 def find_format(path: Path) -> str:
@@ -61,6 +74,8 @@ def open_source(source: str | Path, *, download: bool = False) -> Opened:
     """
     if isinstance(source, str) and source in catalog.CATALOG:
         found = catalog.entry(source)
+        if Path(source).is_dir():
+            logger.warning("%s is the data set of the catalogue; the folder of that name here is ./%s", source, source)
         if download and not catalog.is_present(source):
             catalog.get(source)
         findings = inspect_arrays(source, found.form, catalog.read(source))
@@ -84,7 +99,8 @@ def open_source(source: str | Path, *, download: bool = False) -> Opened:
         return Opened(name, where, inspect_shards(where, shards))
     files = {part: dataset for part, dataset in splits.items() if isinstance(dataset, FileDataset)}
     if files and len(files) == len(splits):
-        return Opened(name, where, inspect_files(where, form, files))
+        inspected = inspect_table(where, files) if form == "labels_csv" else inspect_files(where, form, files)
+        return Opened(name, where, inspected)
     arrays = {part: dataset for part, dataset in splits.items() if isinstance(dataset, ArrayDataset)}
     if len(arrays) != len(splits) or not arrays:
         raise InputError(f"format {form!r} gives no pictures in memory", where=where)

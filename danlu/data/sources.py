@@ -38,6 +38,8 @@ class Source(Protocol):
 
 
 def _read(form: str, folder: Path) -> dict[str, ArrayDataset]:
+    if not FORMATS.get(form).sniff(folder):
+        raise InputError(f"holds no data as {form}", where=str(folder))
     splits = FORMATS.get(form).read(folder)
     return {part: dataset for part, dataset in splits.items() if isinstance(dataset, ArrayDataset)}
 

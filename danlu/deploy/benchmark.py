@@ -98,8 +98,7 @@ def bench(
         CheckFailed: a contender cannot be opened anew.
     """
     _check_options(batches, seconds, repeats, spans, cold)
-    listed = _listed(sources)
-    trained = _only_run(listed)
+    trained = _only_run(listed := _listed(sources))
     threads = threads_of(trained, threads)
     contenders = open_contenders([trained] if trained else listed, threads, eager)
     count = min(max(*batches, _COMPARED), _MOST_PICTURES)

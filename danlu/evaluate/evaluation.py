@@ -112,15 +112,17 @@ def _opened(run: Trained | RunFolder | Path | str) -> Trained:
 
 def _warn_of_changes(trained: Trained, data: Data, split: str) -> None:
     """Say where pictures of a split may have been trained on: it is drawn anew when one picture is added."""
-    used = trained.config["effective"]["data"]
-    given = {"validation": data.validation_given, "test": data.test_given}.get(split, True)
-    if not given and used.get("source") == data.source:
-        logger.warning(
-            "%s has changed since it was trained on, so its %s split is drawn anew: some of the pictures may have been "
-            "trained on, and the figures be too good",
-            data.name,
-            split,
-        )
+    if split == "train" or trained.config["effective"]["data"].get("source") != data.source:
+        return
+    given = {"validation": data.validation_given, "test": data.test_given}[split]
+    why = "if pictures were moved between splits" if given else "the split is drawn anew"
+    logger.warning(
+        "%s has changed since it was trained on: %s, some of its %s pictures may have been trained on, and the figures "
+        "be too good",
+        data.name,
+        why,
+        split,
+    )
 
 
 def _loader(dataset: Dataset, predictor: Predictor) -> Any:

@@ -160,3 +160,14 @@ def test_reflecting_far_beyond_a_small_picture_goes_on_and_on() -> None:
     assert np.array_equal(warp_pictures(pictures, matrices, sampling).numpy(), expected)
     gathered = _gather(pictures, *(np.array([at, at]) for at in (9, -11)), *(np.zeros(2, bool),) * 2, "reflect")
     assert np.array_equal(gathered.numpy(), expected)
+
+
+@pytest.mark.parametrize("mode", ["zeros", "edge", "reflect"])
+def test_the_order_of_the_memory_does_not_matter(mode: str) -> None:
+    pictures = torch.randint(0, 256, (5, 9, 4, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(4))
+    turned = torch.from_numpy(np.asfortranarray(pictures.numpy()))
+    assert not turned.is_contiguous()
+    crop = PadCrop(mode=mode, padding=2)  # type: ignore[arg-type]
+    matrices = crop.draw(Draws(0, 0, np.arange(5)), np.array([[9, 4]] * 5))
+    found = [crop.apply(Scene(given), matrices).pictures for given in (pictures, turned)]
+    assert torch.equal(*found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import http.client
@@ -27,6 +28,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     """Serves CONTENT in several honest and dishonest ways; what was asked for is kept in ``asked``."""
 
     asked: ClassVar[list[tuple[str, str | None]]] = []
+    cut: ClassVar[tuple[str, ...]] = ("/cut", "/untold-cut")
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -56,11 +58,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(206 if begin else 200)
         if begin:
             self.send_header("Content-Range", f"bytes {begin}-{len(body) - 1}/{len(body)}")
-        if self.path != "/long":
+        if self.path not in ("/long", "/untold", "/untold-cut"):
             self.send_header("Content-Length", str(len(body) - begin))
         self.end_headers()
         with contextlib.suppress(OSError):  # the client had enough
-            self.wfile.write(body[begin : len(body) // 2 if self.path == "/cut" and not begin else None])
+            self.wfile.write(body[begin : len(body) // 2 if self.path in self.cut and not begin else None])
         self.close_connection = True
 
 
@@ -97,6 +99,14 @@ def test_cut_download_is_continued(server: type[Handler], tmp_path: Path) -> Non
     assert 0 < half < len(CONTENT)
     assert get("/file", tmp_path).read_bytes() == CONTENT
     assert server.asked[-1] == ("/file", f"bytes={half}-")
+
+
+def test_without_a_length_the_checksum_decides(server: type[Handler], tmp_path: Path) -> None:
+    assert get("/untold", tmp_path, limit=len(CONTENT) + 1000).read_bytes() == CONTENT
+    (tmp_path / "file").unlink()
+    with pytest.raises(InputError, match="expected"):
+        get("/untold-cut", tmp_path, limit=len(CONTENT) + 1000)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_server_without_ranges_starts_again(server: type[Handler], tmp_path: Path) -> None:
@@ -229,6 +239,28 @@ def test_a_proxy_of_the_user_is_used_but_not_for_private_targets(monkeypatch: py
     assert (connection.host, connection.port) == ("10.0.0.1", 3128)
     with pytest.raises(InputError, match="no public address"):
         fetch._connection("169.254.169.254", 443)
+
+
+def test_the_user_of_a_proxy_is_named_to_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            client, _ = listener.accept()
+            with client:
+                asked.append(client.recv(4096))
+                client.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        monkeypatch.setenv("https_proxy", f"http://us%40er:se%3Acret@127.0.0.1:{listener.getsockname()[1]}")
+        for name in ("no_proxy", "NO_PROXY", "DANLU_OFFLINE"):
+            monkeypatch.delenv(name, raising=False)
+        with pytest.raises(InputError, match="407"):
+            fetch.download("https://innocent.test/a", tmp_path / "file", checksum=SHA, limit=10)
+        thread.join(10)
+    user = base64.b64encode(b"us@er:se:cret").decode()
+    assert f"Proxy-Authorization: Basic {user}\r\n" in asked[0].decode()
 
 
 def test_offline_refuses_everything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -151,3 +151,16 @@ def test_what_is_no_debian_package_is_named(content: bytes, message: str, tmp_pa
     (tmp_path / "x.deb").write_bytes(content)
     with pytest.raises(InputError, match=message):
         deb_content(tmp_path / "x.deb", tmp_path / "out", limit=100)
+
+
+def test_long_names_without_end_are_refused(tmp_path: Path) -> None:
+    def header(name: str, size: int, kind: bytes) -> bytes:
+        member = tarfile.TarInfo(name)
+        member.size, member.type = size, kind
+        return member.tobuf(tarfile.GNU_FORMAT)
+
+    long = header("././@LongLink", 2, tarfile.GNUTYPE_LONGNAME) + b"a\0".ljust(512, b"\0")
+    (tmp_path / "x.tar").write_bytes(long * 1500 + header("f", 0, tarfile.REGTYPE) + bytes(1024))
+    with pytest.raises(InputError, match="is a damaged archive"):
+        unpack_tar(tmp_path / "x.tar", tmp_path / "out", limit=10**7)
+    assert not (tmp_path / "out").exists()

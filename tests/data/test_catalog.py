@@ -16,11 +16,12 @@ import pytest
 
 from danlu.core import fetch
 from danlu.core.errors import InputError
-from danlu.data import catalog
+from danlu.data import catalog, sources
 from danlu.data.arrays import array_names, content_hash
+from danlu.data.formats import FORMATS
 from danlu.data.load import load_data
 from danlu.data.sample import ArrayDataset
-from danlu.data.sources import HttpsArchive, HttpsFiles, NpmPackage
+from danlu.data.sources import DebianPackage, HttpsArchive, HttpsFiles, NpmPackage
 
 
 def small(seed: int = 0) -> dict[str, ArrayDataset]:
@@ -268,3 +269,26 @@ def test_official_files_from_the_next_mirror(
     catalog.get("toy")
     assert load_data("toy").hash == entry.hash
     assert len(asked) == 8
+
+
+@pytest.mark.parametrize("held", ["elsewhere", "usr/share/toy"])
+def test_a_package_without_the_data_is_followed_by_the_next_source(
+    held: str, toy: Callable[..., catalog.Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder is missing, or holds no data."""
+
+    def content(package: Path, target: Path, *, limit: int) -> Path:
+        (target / held).mkdir(parents=True)
+        return target
+
+    monkeypatch.setattr(fetch, "debian_package", lambda name, folder: folder / "toy.deb")
+    monkeypatch.setattr(sources, "deb_content", content)
+    package, second = DebianPackage("toy", "usr/share/toy", "idx"), Stand(small())
+    monkeypatch.setitem(catalog.CATALOG, "toy", replace(toy(), sources=(package, second)))
+    catalog.get("toy")
+    assert len(second.brought) == 1
+
+
+def test_a_folder_without_idx_files_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no IDX files"):
+        FORMATS.get("idx").read(tmp_path)

@@ -65,3 +65,30 @@ def test_refusals_write_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="CIFAR holds 32×32×3"):
         convert(root, tmp_path / "out", "cifar")
     assert [p.name for p in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_target_inside_the_source_is_refused(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "in", {"a": 3, "b": 3})
+    with pytest.raises(InputError, match="lies inside the data set"):
+        convert(root, root / "packed", "image_folder")
+    assert sorted(path.name for path in root.iterdir()) == ["a", "b"]
+    assert convert("digits", tmp_path / "in" / "digits", "idx")["left_out"] == 0
+
+
+@pytest.mark.parametrize("to", ["idx", "cifar", "cifar100", "cifar_png", "shards"])
+def test_class_names_that_could_not_be_read_again_are_not_written(tmp_path: Path, to: str) -> None:
+    pictures = np.zeros((4, 32, 32, 3), np.uint8)
+    given = ArrayDataset(pictures, [0, 1, 0, 1], array_names("all", 4), ("cat\t1", "dog"))
+    with pytest.raises(InputError, match=r"class name 'cat\\t1' holds control characters"):
+        FORMATS.get(to).write({"all": given}, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("to", "told"), [("image_folder", True), ("labels_csv", True), ("idx", False)])
+def test_classes_without_pictures_are_told_where_they_are_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, to: str, told: bool
+) -> None:
+    given = ArrayDataset(np.zeros((4, 8, 8, 1), np.uint8), [0, 2, 0, 2], array_names("all", 4), ("a", "unused", "c"))
+    FORMATS.get("idx").write({"all": given}, tmp_path / "in")
+    convert(tmp_path / "in", tmp_path / "out", to)
+    assert ("those without any are gone: 'unused'" in caplog.text) == told

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, TiffImagePlugin
+from PIL import Image, ImageFile, TiffImagePlugin
 
 from danlu.core.errors import InputError
 from danlu.data import decode as module
@@ -321,3 +321,34 @@ def test_damaged_bytes_never_raise_anything_but_input_error(data: st.DataObject)
     for damaged in (bytes(content), bytes(content[:cut])):
         with contextlib.suppress(InputError):
             assert decode(damaged, 3).ndim == 3
+
+
+def grey_tiff(values: np.ndarray, photometric: int) -> bytes:
+    """Return 16-bit grey [H, W] as an uncompressed TIFF file of one strip."""
+    height, width = values.shape
+    data = values.astype("<u2").tobytes()
+    fields = [(256, width), (257, height), (258, 16), (259, 1), (262, photometric), (273, 0), (277, 1), (278, height)]
+    fields.append((279, len(data)))
+    begin = 8 + 2 + 12 * len(fields) + 4
+    rows = [struct.pack("<HHII", tag, 4, 1, begin if tag == 273 else value) for tag, value in fields]
+    head = b"II*\0" + struct.pack("<IH", 8, len(fields))
+    return head + b"".join(rows) + struct.pack("<I", 0) + data
+
+
+def test_a_16_bit_tiff_whose_0_is_white_is_no_negative() -> None:
+    values = (np.arange(24).reshape(4, 6) * 2700).astype(np.uint16)
+    black, white = (inspect(grey_tiff(values, photometric)) for photometric in (1, 0))
+    assert black[0].mode == white[0].mode == "I;16"
+    assert np.array_equal(black[1][..., 0], np.floor(values * (255 / 65535) + 0.5))
+    assert np.array_equal(white[1], 255 - black[1])
+
+
+def test_what_a_decoder_raises_is_an_input_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The AVIF decoder reports damage by a RuntimeError."""
+
+    def fail(image: object) -> None:
+        raise RuntimeError("Failed to decode frame 0: Decoding of color planes failed")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
+    with pytest.raises(InputError, match=r"is damaged .*color planes"):
+        decode(encoded(noise(8, 8)), 3)

@@ -7,14 +7,16 @@ import threading
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from danlu.core.errors import InputError
 from danlu.data import examine as examine_module
 from danlu.data.doctor import check, check_corrupt_share
 from danlu.data.examine import FileFacts, cache_path, examine
 from danlu.data.findings import Problem, find_duplicates
+from danlu.data.formats.shards import Shards
 from danlu.data.load import load_data
+from danlu.data.sample import FileDataset
 from tests.data.pictures import encoded, jpeg, make_folder, noise, snapshot
 
 
@@ -182,7 +184,9 @@ def test_a_planted_memory_row_is_not_believed_when_malformed(tmp_path: Path) -> 
     root = make_folder(tmp_path, {"cat": 2, "dog": 2})
     expected = check(root).hash
     text = cache_path(root).read_text(encoding="utf-8")
-    cache_path(root).write_text(text.replace('"height":24', '"height":0'), encoding="utf-8")
+    planted = text.replace(",null,24,24,", ",null,0,24,")
+    assert planted != text
+    cache_path(root).write_text(planted, encoding="utf-8")
     assert check(root).hash == expected
 
 
@@ -254,7 +258,9 @@ def test_what_is_wrong_with_a_single_class_is_said(tmp_path: Path) -> None:
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     root = make_folder(tmp_path, {"cat": 3, "dog": 3})
     os.mkfifo(root / "cat" / "pipe.png")
-    assert reasons(check(root).others)["cat/pipe.png"] == "is no file"
+    os.mkfifo(root / "pipe")
+    others = reasons(check(root).others)
+    assert others["cat/pipe.png"] == others["pipe"] == "is no file"
 
 
 @pytest.mark.parametrize("name", ["<script>alert(1)</script>".replace("/", ""), "=cmd()", "🐱‍👤 emoji", "-rf", "con"])
@@ -271,3 +277,117 @@ def test_names_that_clash_elsewhere_are_warned_about(tmp_path: Path) -> None:
     if len(list(root.iterdir())) < 2:
         pytest.skip("this file system has one name for both")
     assert any("letter case" in problem.reason for problem in check(root).warnings)
+
+
+def test_two_files_that_change_places_are_looked_at_again(tmp_path: Path) -> None:
+    """Of one size and one date, as an archive leaves them: their number on the disk tells."""
+    root = make_folder(tmp_path, {"cat": 3, "dog": 3})
+    for number, path in enumerate(sorted(root.rglob("*.jpg"))):
+        path.with_suffix(".bmp").write_bytes(encoded(noise(8, 8, seed=number), "BMP"))
+        os.utime(path.with_suffix(".bmp"), (10**9, 10**9))
+        path.unlink()
+    before = check(root).hash
+    (root / "cat" / "000.bmp").rename(root / "aside")
+    (root / "dog" / "000.bmp").rename(root / "cat" / "000.bmp")
+    (root / "aside").rename(root / "dog" / "000.bmp")
+    after = check(root).hash
+    assert after != before
+    cache_path(root).unlink()
+    assert check(root).hash == after
+
+
+def test_too_little_memory_is_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_folder(tmp_path, {"cat": 2, "dog": 2})
+    with monkeypatch.context() as short:
+
+        def fail(image: object) -> None:
+            raise MemoryError
+
+        short.setattr(ImageFile.ImageFile, "load", fail)
+        assert {problem.reason for problem in check(root).corrupt} == {"does not fit into memory"}
+    assert check(root).ok
+
+
+def test_what_could_not_be_read_back_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = make_folder(tmp_path, {"cat": 20, "dog": 20})
+    assert check(root).ok
+    size = cache_path(root).stat().st_size
+    assert size < 40 * 150 + 200, "so that the pictures of ImageNet stay below the limit of 256 MiB"
+    cache_path(root).unlink()
+    monkeypatch.setattr(examine_module, "JSON_LIMIT", size - 1)
+    assert check(root).ok
+    assert not cache_path(root).exists()
+    assert "cannot be remembered" in caplog.text
+
+
+def test_packed_pictures_are_all_read(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "in", {"cat": 3, "dog": 3})
+    paths = [Path(name) / f"{number:03d}.jpg" for name in ("cat", "dog") for number in range(3)]
+    Shards().write({"all": FileDataset(root, paths, [0] * 3 + [1] * 3, ["cat", "dog"])}, tmp_path / "packed")
+    assert check(tmp_path / "packed").ok
+    shard = tmp_path / "packed" / "all-000000.tar"
+    content = bytearray(shard.read_bytes())
+    content[600] ^= 1
+    shard.write_bytes(content)
+    report = check(tmp_path / "packed")
+    assert not report.ok
+    assert (report.counts, report.pictures) == ({"all": [2, 3]}, 5)
+    assert "is damaged" in reasons(report.corrupt)["all/00000000"]
+    assert "all-000000.tar, bytes 512 to" in reasons(report.corrupt)["all/00000000"]
+    assert len(load_data(tmp_path / "packed").train), "to load it reads no more than it needs"
+
+
+def test_names_cannot_write_lines_of_their_own(tmp_path: Path) -> None:
+    root = make_folder(tmp_path, {"cat": 30, "dog": 30})
+    (root / "cat" / "x\x1b[31m\nnothing is wrong\n.png").write_bytes(b"")
+    text = check(root).text()
+    assert "\x1b" not in text
+    assert "nothing is wrong" not in text.splitlines()
+    assert r"'cat/x\x1b[31m\nnothing is wrong\n.png': is empty" in text
+
+
+def test_single_pictures_beside_the_classes_leave_a_split_a_split(tmp_path: Path) -> None:
+    root = make_folder(tmp_path, {"train/cat": 6, "train/dog": 6, "test/cat": 3, "test/dog": 3})
+    expected = check(root).hash
+    for part in ("train", "test"):
+        (root / part / "overview.jpg").write_bytes(jpeg(900))
+    report = check(root)
+    assert report.counts == {"train": [6, 6], "test": [3, 3]}
+    assert reasons(report.others) == {f"{part}/overview.jpg": "lies in no class folder" for part in ("train", "test")}
+    assert report.hash == expected
+
+
+def test_a_class_called_train_may_hold_folders(tmp_path: Path) -> None:
+    root = make_folder(tmp_path, {"bus": 3, "train": 3, "train/express": 3})
+    assert check(root).counts == {"all": [3, 6]}
+
+
+def refuse(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no one list a folder: the tests may run as root, who may read all."""
+    listed, scanned = Path.iterdir, os.scandir
+
+    def denied(path: object) -> None:
+        if os.fspath(path) == str(folder):  # type: ignore[call-overload]
+            raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(Path, "iterdir", lambda path: denied(path) or listed(path))
+    monkeypatch.setattr(os, "scandir", lambda path=".": denied(path) or scanned(path))
+
+
+def test_a_folder_that_may_not_be_read_is_listed_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_folder(tmp_path / "a", {"train/cat": 6, "train/dog": 6, "test/cat": 3, "test/dog": 3, "aside": 1})
+    with monkeypatch.context() as one:
+        refuse(root / "aside", one)
+        assert check(root).counts == {"train": [6, 6], "test": [3, 3]}
+    with monkeypatch.context() as one:
+        refuse(root / "test", one)
+        with pytest.raises(InputError, match="test: may not be read"):
+            check(root)
+    root = make_folder(tmp_path / "b", {"cat": 6, "dog": 6, "bird": 6})
+    with monkeypatch.context() as one:
+        refuse(root / "bird", one)
+        report = check(root)
+        assert reasons(report.others) == {"bird": "cannot be read (Permission denied)"}
+        assert report.empty_classes == ["bird"]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -35,12 +39,14 @@ def test_several_labels_or_none(tmp_path: Path) -> None:
     assert found[3].targets["label"].tolist() == [1, 1, 0]
 
 
-def test_pictures_the_table_does_not_name_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    FORMATS.get("labels_csv").read(make(tmp_path / "a", ROWS))
-    assert "2 pictures are not named in labels.csv and not used, first 'images/4.png'" in caplog.text
-    caplog.clear()
-    FORMATS.get("labels_csv").read(make(tmp_path / "b", ROWS, pictures=4))
-    assert caplog.text == ""
+def test_pictures_the_table_does_not_name_are_listed(tmp_path: Path) -> None:
+    report = check(make(tmp_path / "a", ["./images/0.png,cat;dog", *ROWS[1:]]))
+    assert [(problem.id, problem.reason) for problem in report.others] == [
+        (f"images/{number}.png", "has no row in labels.csv") for number in (4, 5)
+    ]
+    assert report.ok, "they are told, they are no fault"
+    assert check(make(tmp_path / "b", ROWS, pictures=4)).others == []
+    assert convert(tmp_path / "a", tmp_path / "c", "labels_csv")["left_out"] == 2
 
 
 def test_a_label_for_each_picture_makes_classes(tmp_path: Path) -> None:
@@ -123,3 +129,73 @@ def test_formats_of_one_label_refuse_several(tmp_path: Path) -> None:
         convert(tmp_path / "a", tmp_path / "b", "image_folder")
     assert not (tmp_path / "b").exists()
     assert convert(tmp_path / "a", tmp_path / "c", "labels_csv")["pictures"] == {"all": 4}
+
+
+def split_table(folder: Path, tested: range) -> None:
+    parts = ["test" if number in tested else "train" for number in range(60)]
+    rows = [f"images/{number}.png,{'ab'[number % 2]},{part}" for number, part in enumerate(parts)]
+    (folder / "labels.csv").write_text("\n".join(["name,labels,split", *rows, ""]), encoding="utf-8")
+
+
+def test_the_hash_knows_the_split_of_each_row(tmp_path: Path) -> None:
+    """Or pictures that were trained on become test pictures by an edit of the table, and nothing tells."""
+    folder = make(tmp_path / "a", ROWS, pictures=60)
+    split_table(folder, range(20))
+    before = load_data(folder)
+    split_table(folder, range(40, 60))
+    assert set(before.train.ids) & set(load_data(folder).test.ids)
+    assert load_data(folder).hash != before.hash
+    split_table(folder, range(20))
+    assert load_data(folder).hash == before.hash
+
+
+def test_the_hash_of_a_table_without_splits_stays_what_it_was(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.pgm").write_bytes(b"P5 1 1 255\n" + bytes([number]))
+    (tmp_path / "labels.csv").write_text("name,labels\n0.pgm,a\n1.pgm,b\n2.pgm,a;b\n")
+    assert check(tmp_path).hash == "9847bee582ef6fdda915e8dda01f3b0c1c896c72dd73d0808e6984320da5e8a1"
+
+
+_LOAD = """
+import json, sys
+from danlu.data.load import load_data
+data = load_data(sys.argv[1])
+print(json.dumps([data.hash, sorted(data.train.ids)]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux only")
+def test_names_are_utf_8_in_every_locale(tmp_path: Path) -> None:
+    folder = make(tmp_path / "a", [f"images/猫{number}.png,{'ab'[number % 2]}" for number in range(12)], pictures=12)
+    for number in range(12):
+        (folder / "images" / f"{number}.png").rename(folder / "images" / f"猫{number}.png")
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-c", _LOAD, str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    data = load_data(folder)
+    assert json.loads(done.stdout) == [data.hash, sorted(data.train.ids)]
+    assert check(folder).others == []
+
+
+def test_a_name_no_file_can_have_and_a_table_that_may_not_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = FORMATS.get("labels_csv")
+    with pytest.raises(InputError, match=r"csv:2: .*is not there"):
+        form.read(make(tmp_path / "a", ["b" * 300 + ".png,cat"]))
+    folder = make(tmp_path / "b", ROWS)
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(InputError, match=r"labels\.csv: cannot be read \(Permission denied\)"):
+        form.read(folder)
+
+
+@pytest.mark.parametrize("other", ["", "tumour"])
+def test_one_label_or_none_is_told_what_to_write(tmp_path: Path, other: str) -> None:
+    folder = make(tmp_path / "a", [f"images/{n}.png,{'tumour' if n % 2 else other}" for n in range(6)])
+    with pytest.raises(InputError, match=r"one class only \('tumour'\)(.|\n)*mend: name the other class as well"):
+        load_data(folder)

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danlu.core.errors import InputError
+from danlu.data.arrays import array_names
 from danlu.data.load import load_data
+from danlu.data.sample import ArrayDataset
 from danlu.data.splits import draw_parts, split_name
 from tests.data.pictures import encoded, jpeg, make_folder, noise
 
@@ -389,3 +392,47 @@ def make_gbk_locale(folder: Path) -> Path:
     made = subprocess.run(["localedef", "-i", "zh_CN", "-f", "GBK", str(folder / "zh_CN.GBK")], check=False)
     assert made.returncode in (0, 1), "1 means warnings"
     return folder
+
+
+# Folders and names
+
+
+def test_a_folder_named_as_a_data_set_of_the_catalogue(in_tmp: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert load_data("digits").source == "digits"
+    assert caplog.text == ""
+    make_folder(in_tmp, {"digits/a": 6, "digits/b": 6})
+    assert load_data("digits").source == "digits"
+    assert "the folder of that name here is ./digits" in caplog.text
+    assert load_data("./digits").classes == ("a", "b")
+
+
+def test_the_home_of_nobody() -> None:
+    with pytest.raises(InputError, match=r"~nosuchuser/x: no such home(.|\n)*mend: write the path in full"):
+        load_data("~nosuchuser/x")
+
+
+def test_pictures_without_a_split_beside_a_train_split_are_refused(tmp_path: Path) -> None:
+    from danlu.data.formats import FORMATS
+
+    pictures = np.zeros((12, 4, 4, 1), np.uint8)
+    parts = {
+        part: ArrayDataset(pictures, np.arange(12) % 2, array_names(part, 12), "ab")
+        for part in ("train", "all", "test")
+    }
+    FORMATS.get("idx").write(parts, tmp_path / "a")
+    with pytest.raises(InputError, match="holds 12 pictures without a split beside a train split"):
+        load_data(tmp_path / "a")
+    del parts["train"]
+    FORMATS.get("idx").write(parts, tmp_path / "b")
+    assert len(load_data(tmp_path / "b").test) == 12, "all that is no test picture is learnt from"
+
+
+def test_names_that_differ_in_their_unicode_form_are_told(tmp_path: Path) -> None:
+    for part, form in (("train", "NFC"), ("test", "NFD")):
+        make_folder(tmp_path, {f"{part}/{unicodedata.normalize(form, name)}": 4 for name in ("café", "thé")})
+    if len(list((tmp_path / "train").iterdir()) + list((tmp_path / "test").iterdir())) < 4:
+        pytest.skip("this file system has one name for both")
+    with pytest.raises(
+        InputError, match=r"give one name to both: 'cafe\u0301' differs from 'caf\xe9' in Unicode form only"
+    ):
+        load_data(tmp_path)

@@ -111,10 +111,11 @@ class CifarPng:
         """Write strips (train in files of 10,000 pictures), labels and ``classes.json``.
 
         Raises:
-            InputError: ``path`` is not empty, a split is empty, or pictures are not 32×32 RGB.
+            InputError: ``path`` is not empty, a split is empty, pictures are not 32×32 RGB, or a class name that could
+                not be read again.
         """
         check_new_folder(path)
-        classes = list(next(iter(splits.values())).classes)
+        classes = check_class_names(next(iter(splits.values())).classes, str(path))
         with whole_folder(path) as folder:
             for part, dataset in splits.items():
                 pictures = to_array(dataset, "cifar_png")

@@ -157,9 +157,11 @@ class Idx:
         """Read all pairs of the folder into memory.
 
         Raises:
-            InputError: see :func:`read_idx` and :func:`read_pair`; pictures without labels or the reverse.
+            InputError: see :func:`read_idx` and :func:`read_pair`; pictures without labels or the reverse; no files.
         """
         files = _files(path)
+        if not files:
+            raise InputError("holds no IDX files", where=str(path), mend="name them as train-images-idx3-ubyte")
         names = path / "classes.json"
         classes = check_class_names(_list(read_json(names), names), str(names)) if names.exists() else None
         splits: dict[str, ArrayDataset] = {}
@@ -179,12 +181,14 @@ class Idx:
         """Write plain IDX pairs and ``classes.json``.
 
         Raises:
-            InputError: ``path`` is not empty, pictures differ in size, or there are more than 256 classes.
+            InputError: ``path`` is not empty, pictures differ in size, there are more than 256 classes, or a class
+                name that could not be read again.
         """
         check_new_folder(path)
         classes = next(iter(splits.values())).classes
         if len(classes) > 256:
             raise InputError(f"{len(classes)} classes: IDX labels are one byte", where=str(path), allowed=["256"])
+        check_class_names(classes, str(path))
         with whole_folder(path) as folder:
             for part, dataset in splits.items():
                 pictures = to_array(dataset, "idx")

@@ -1,9 +1,9 @@
 """Folders of pictures: one folder a class, either at the top or below ``train/``, ``validation/`` and ``test/``.
 
 ``val`` and ``valid`` stand for ``validation``, ``training`` for ``train``, ``testing`` for ``test``, in any case. A
-folder with such a name is a split when it holds class folders, and a class when it holds pictures. Pictures may lie
-at any depth below their class; links to files are followed, links to folders below a class are not. Every file that is
-no picture is listed with a reason.
+folder with such a name is a split when it holds class folders, also where single pictures lie beside them, and a class
+when it holds pictures alone. Pictures may lie at any depth below their class; links to files are followed, links to
+folders below a class are not. Every file that is no picture of a class is listed with a reason.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,18 +61,37 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
+def _entries(path: Path) -> list[Path]:
+    """Return what lies in a folder; nothing where it may not be read, which the walk then lists."""
+    try:
+        return list(path.iterdir())
+    except OSError:
+        return []
+
+
 def _visible_folders(path: Path) -> list[Path]:
-    return sorted((p for p in path.iterdir() if p.is_dir() and not _is_hidden(p.name)), key=lambda p: text_of(p.name))
+    found = (entry for entry in _entries(path) if os.path.isdir(entry) and not _is_hidden(entry.name))
+    return sorted(found, key=lambda entry: text_of(entry.name))
 
 
 def _has_pictures(path: Path) -> bool:
-    return any(_is_picture_name(entry) for entry in path.iterdir() if not _is_hidden(entry.name))
+    return any(_is_picture_name(entry) for entry in _entries(path) if not _is_hidden(entry.name))
+
+
+def _is_no_file(path: Path) -> bool:
+    """Return whether it is a pipe or a device: to open it might be to wait for ever for whoever writes into it."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False  # to read it says why it cannot be read
 
 
 def _other_reason(path: Path) -> str:
     """Say why a file is left out, with a look at its first bytes."""
     if path.name.lower() in _SYSTEM_FILES or _is_hidden(path.name):
         return "hidden or system file"
+    if _is_no_file(path):
+        return "is no file"
     try:
         with open(path, "rb") as file:
             start = file.read(12)
@@ -98,8 +118,7 @@ def _walk(folder: Path, root: Path, others: list[tuple[str, str]]) -> Iterator[P
         folders[:] = [name for name in folders if not _is_hidden(name) and not (here / name).is_symlink()]
         for name in files:
             path = here / name
-            if path.is_fifo() or path.is_socket():
-                # To open it would be to wait for whoever writes into it.
+            if _is_no_file(path):
                 others.append((text_of(path.relative_to(root)), "is no file"))
             elif _is_picture_name(path) and not _is_hidden(name):
                 yield path.relative_to(root)
@@ -108,11 +127,14 @@ def _walk(folder: Path, root: Path, others: list[tuple[str, str]]) -> Iterator[P
 
 
 def _split_folders(folders: list[Path], root: Path) -> dict[str, Path]:
-    """Return split -> folder for those folders that are splits: so named, and holding class folders, not pictures."""
+    """Return split -> folder for those folders that are splits: so named, and holding class folders."""
     found: dict[str, Path] = {}
-    for folder in folders:
-        split = split_name(folder.name)
-        if split not in _SPLITS or _has_pictures(folder) or not _visible_folders(folder):
+    named = {existing_folder(folder): split for folder in folders if (split := split_name(folder.name)) in _SPLITS}
+    filled = [folder for folder in named if any(map(_has_pictures, _visible_folders(folder)))]
+    # A lone train/ with pictures, beside other folders with pictures, is a class of vehicles.
+    classes = len(filled) < 2 and any(_has_pictures(folder) for folder in folders if folder not in named)
+    for folder, split in named.items():
+        if not _visible_folders(folder) or (_has_pictures(folder) and (classes or folder not in filled)):
             continue
         if split in found:
             what = f"{found[split].name} and {folder.name} are the same split"
@@ -144,7 +166,7 @@ def _refuse_strange(root: Path, folders: list[Path]) -> None:
 
 def _holds_data(folder: Path) -> bool:
     """Return whether a would-be class folder is a data set of its own: splits, several classes, or another format."""
-    if _has_pictures(folder):
+    if _has_pictures(folder) or not _entries(folder) or not os.access(folder, os.X_OK):
         return False
     inner = _visible_folders(folder)
     if any(split_name(path.name) in _SPLITS for path in inner):
@@ -173,14 +195,15 @@ def scan(root: Path) -> Scan:
             for folder in _visible_folders(place)
         }
         for entry in sorted(place.iterdir(), key=lambda p: text_of(p.name)):
-            if not entry.is_dir():
+            if not os.path.isdir(entry):
                 found.others.append((text_of(entry.relative_to(root)), _loose_reason(entry)))
             elif _is_hidden(entry.name):
                 found.others.append((text_of(entry.relative_to(root)), "a hidden folder is not entered"))
     if splits:
         for entry in sorted(root.iterdir(), key=lambda p: text_of(p.name)):
             if entry not in parts.values():
-                reason = "a folder beside the splits is not entered" if entry.is_dir() else _loose_reason(entry)
+                beside = "a folder beside the splits is not entered"
+                reason = beside if os.path.isdir(entry) else _loose_reason(entry)
                 found.others.append((text_of(entry.relative_to(root)), reason))
     return found
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -24,7 +25,6 @@ from PIL import Image
 
 from danlu.core.errors import InputError, nearest_names
 from danlu.core.files import whole_folder, write_whole
-from danlu.core.log import logger
 from danlu.data.decode import SUFFIXES
 from danlu.data.folders import check_new_folder
 from danlu.data.formats import FORMATS
@@ -32,7 +32,7 @@ from danlu.data.names import quoted, text_of
 from danlu.data.sample import Dataset, FileDataset
 from danlu.data.splits import ORDER, split_name
 
-__all__ = ["LabelsCsv"]
+__all__ = ["LabelsCsv", "unnamed_pictures"]
 
 _TABLE = "labels.csv"
 _COLUMNS = ("name", "labels", "split")
@@ -66,9 +66,8 @@ class LabelsCsv:
                 labels[index, [place[name] for name in names]] = 1
             ids = [name for name, _, _ in chosen]
             splits[part] = FileDataset(
-                path, [Path(name) for name in ids], labels if several else labels.argmax(axis=1), classes, ids
+                path, [_path(name) for name in ids], labels if several else labels.argmax(axis=1), classes, ids
             )
-        _tell_unnamed(path, {name for name, _, _ in rows})
         return splits
 
     def write(self, splits: Mapping[str, Dataset], path: Path) -> None:
@@ -97,12 +96,17 @@ class LabelsCsv:
             write_whole(folder / _TABLE, text.getvalue().encode("utf-8"))
 
 
-def _tell_unnamed(path: Path, named: set[str]) -> None:
-    """Say how many pictures of the folder the table does not name: nothing is left out in silence."""
-    there = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-    if unnamed := sorted(set(there) - named):
-        first = quoted(text_of(unnamed[0]))
-        logger.warning("%s: %d pictures are not named in %s and not used, first %s", path, len(unnamed), _TABLE, first)
+def unnamed_pictures(splits: Mapping[str, FileDataset]) -> list[tuple[str, str]]:
+    """Return (path as text, why it is left out) of the pictures in the folder that the table does not name."""
+    root = next(iter(splits.values())).root
+    named = {text_of(path) for dataset in splits.values() for path in dataset.paths}
+    there = {text_of(file.relative_to(root)) for file in root.rglob("*") if file.suffix.lower() in SUFFIXES}
+    return [(name, f"has no row in {_TABLE}") for name in sorted(there - named)]
+
+
+def _path(name: str) -> Path:
+    """Return the path a name stands for: file names are UTF-8, whatever the locale says."""
+    return Path(os.fsdecode(name.encode("utf-8")))
 
 
 def _save(dataset: Dataset, index: int, folder: Path, stem: str) -> str:
@@ -121,12 +125,15 @@ def _rows(table: Path) -> list[Row]:
         InputError: it names the table and the line.
     """
     where = text_of(table)
-    if (size := table.stat().st_size) > _MOST_BYTES:
-        raise InputError(f"has {size:,} bytes, at most {_MOST_BYTES:,} are read", where=where)
     try:
+        if (size := table.stat().st_size) > _MOST_BYTES:
+            raise InputError(f"has {size:,} bytes, at most {_MOST_BYTES:,} are read", where=where)
         text = table.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"is no UTF-8 text (byte {error.start})", where=where, mend="save it as UTF-8") from None
+    except OSError as error:
+        mend = "ask its owner for the right to read"
+        raise InputError(f"cannot be read ({error.strerror or error})", where=where, mend=mend) from error
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows: list[Row] = []
     seen: dict[str, int] = {}
@@ -166,9 +173,10 @@ def _row(cells: list[str], columns: int, root: Path, line: str) -> Row:
         raise InputError(f"{quoted(name)} is no path of a picture below the table's folder", where=line, mend=mend)
     if pure.suffix.lower() not in SUFFIXES:
         raise InputError(f"{quoted(name)} is no picture by its suffix", where=line, allowed=sorted(SUFFIXES))
-    path = root / name
-    if not path.is_file() or not path.resolve().is_relative_to(root.resolve()):
-        raise InputError(f"{quoted(name)} is not there", where=line, mend="add the picture, or remove the line")
+    path = root / _path(name)
+    if not os.path.isfile(path) or not path.resolve().is_relative_to(root.resolve()):
+        what = f"{quoted(name)} is not there, or may not be reached"
+        raise InputError(what, where=line, mend="add the picture, or remove the line")
     labels = [label.strip() for label in cells[1].split(";")] if cells[1].strip() else []
     if "" in labels or len(set(labels)) < len(labels):
         raise InputError(f"labels {quoted(cells[1])}: an empty one, or one named twice", where=line)

@@ -196,10 +196,10 @@ class Shards:
         """Pack pictures: files as they are, pictures in memory as PNG.
 
         Raises:
-            InputError: ``path`` is not empty, or a picture is damaged.
+            InputError: ``path`` is not empty, a picture is damaged, or a class name that could not be read again.
         """
         check_new_folder(path)
-        classes = list(next(iter(splits.values())).classes)
+        classes = list(check_class_names(next(iter(splits.values())).classes, text_of(path)))
         with whole_folder(path) as folder:
             facts = {part: _pack(folder, part, splits[part]) for part in ORDER if part in splits}
             write_json(folder / _DOCUMENT, {"schema": SCHEMA, "classes": classes, "splits": facts})
