@@ -70,8 +70,10 @@ def heat_map(matrix: NDArray[np.int64], names: Sequence[str], *, ident: str) -> 
     limit = 18
     left = 14 + round(6.6 * max(width(shorten(name, limit)) for name in names))
     slanted = max(width(shorten(name, limit)) for name in names) > (4 if cell > 30 else 2)
-    top = 12 + round(4.9 * max(width(shorten(name, limit)) for name in names)) if slanted else 26
-    over = round(4.9 * width(shorten(names[-1], limit))) if slanted else 0
+    reach = [round(4.9 * width(shorten(name, limit))) for name in names] if slanted else [0]
+    top = 12 + max(reach) if slanted else 26
+    # What a name needs beyond the last column; the first names have all columns after theirs.
+    over = max(0, *(needed - cell * (len(reach) - 1 - i) for i, needed in enumerate(reach)))
     shares = _shares(matrix)
     pieces = [_column_name(left + cell * (i + 0.5), top - 8, name, limit, slanted) for i, name in enumerate(names)]
     for r, name in enumerate(names):

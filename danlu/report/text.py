@@ -157,6 +157,9 @@ TEXT: dict[str, tuple[str, str]] = {
     "event_diverged": ("the loss or the weights were no longer finite", "损失或权重不再是有限值"),
     "event_resume": ("resumed", "续训"),
     "event_stop": ("stopped by a signal", "因信号停止"),
+    "event_out_of_memory": ("memory ran out", "内存不足"),
+    "event_parts": ("a batch is computed in {n} parts from now on", "此后每个批次分 {n} 部分计算"),
+    "event_left_out": ("steps left out", "跳过的步"),
     "details": ("Details", "详情"),
     "alert_diverged": (
         "Training was stopped because it diverged: {reason}",
@@ -209,11 +212,18 @@ TEXT: dict[str, tuple[str, str]] = {
     "f1": ("F1", "F1"),
     "support": ("True", "真实数"),
     "predicted_count": ("Predicted", "预测数"),
+    "average_precision": ("Average precision", "平均精度（AP）"),
+    "no_pictures": ("no pictures", "测试集中无图片"),
     "never_predicted": ("Classes that were never predicted: {n}.", "从未被预测的类别数：{n}。"),
     "worst": (
         "The pictures with the largest loss: what they are, what was predicted, and with what probability.",
         "损失最大的图片：真实类别、预测类别及预测概率。",
     ),
+    "worst_loss": (
+        "The pictures with the largest loss: their labels, what was decided, and the loss.",
+        "损失最大的图片：真实标签、判断结果及损失。",
+    ),
+    "loss_of": ("loss {value}", "损失 {value}"),
     "missing_picture": ("picture missing", "缺少图片"),
     # Analysis
     "analysis": ("Model", "模型"),

@@ -59,12 +59,13 @@ class SplitRow:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class: shares between 0 and 1, counts, and the mark of its F1."""
+    """One class: shares between 0 and 1, counts, and the mark of its F1; what no picture supports is ``None``."""
 
     name: str
     precision: float | None
     recall: float | None
     f1: float | None
+    average_precision: float | None
     support: int | None
     predicted: int | None
     spot: Markup
@@ -97,6 +98,7 @@ class EvaluationView:
     classes: list[ClassRow]
     axis_start: float
     never_predicted: int
+    has_average_precision: bool
     worst: list[Worst]
     several: list[tuple[str, str, Result]]
 
@@ -130,7 +132,8 @@ def evaluation_view(record: dict[str, Any], folder: Path) -> EvaluationView | No
         pairs=confused_pairs(matrix, names, most) if matrix is not None else [],
         classes=classes,
         axis_start=start,
-        never_predicted=sum(row.predicted == 0 for row in classes),
+        never_predicted=sum(row.predicted == 0 and row.support != 0 for row in classes),
+        has_average_precision=any(row.average_precision is not None for row in classes),
         worst=[_worst(row, folder) for row in table(evaluation, "worst")],
         several=[
             (split, name, found)
@@ -142,20 +145,23 @@ def evaluation_view(record: dict[str, Any], folder: Path) -> EvaluationView | No
 
 
 def _axis_start(rows: list[dict[str, Any]]) -> float:
-    """Return the tenth below the smallest F1: where the axis of the column begins."""
-    values = [value for row in rows if (value := number(row, "f1")) is not None]
+    """Return the tenth below the smallest F1 of a class with pictures: where the axis of the column begins."""
+    values = [value for row in rows if whole(row, "support") != 0 and (value := number(row, "f1")) is not None]
     return min(math.floor(10 * min(values, default=0.0) + 1e-9) / 10, 0.9)
 
 
 def _class_row(row: dict[str, Any], start: float) -> ClassRow:
-    f1 = number(row, "f1")
+    support, predicted = whole(row, "support"), whole(row, "predicted")
+    f1 = None if support == 0 else number(row, "f1")
     return ClassRow(
         name=str(row.get("class")),
-        precision=number(row, "precision"),
-        recall=number(row, "recall"),
+        # A class that has pictures and was never predicted has precision 0; one without either has none.
+        precision=None if support == 0 and predicted == 0 else number(row, "precision"),
+        recall=None if support == 0 else number(row, "recall"),
         f1=f1,
-        support=whole(row, "support"),
-        predicted=whole(row, "predicted"),
+        average_precision=number(row, "average_precision"),
+        support=support,
+        predicted=predicted,
         spot=spot(f1, start),
     )
 

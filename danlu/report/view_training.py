@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -33,11 +34,12 @@ class Curve:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened during the training: resumed, stopped, diverged."""
+    """Something that happened during the training: resumed, stopped, diverged; ``parts`` of a batch from then on."""
 
     what: str
     epoch: int | None
     step: int | None
+    parts: int | None
     details: str
 
 
@@ -90,13 +92,22 @@ def _event(row: dict[str, Any], first: int) -> Event:
     epoch = whole(row, "epoch")
     ids = [shorten(str(ident), 40) for ident in listing(row, "ids")]
     more = f", … ({len(ids):,})" if len(ids) > _MOST_IDS else ""
-    parts = [words(row, "reason"), ", ".join(ids[:_MOST_IDS]) + more]
+    pieces = [words(row, "reason"), _signal(row), ", ".join(ids[:_MOST_IDS]) + more]
     return Event(
         what=str(row.get("what")),
         epoch=None if epoch is None else epoch + first,
         step=whole(row, "step"),
-        details=" · ".join(part for part in parts if part),
+        parts=whole(row, "parts"),
+        details=" · ".join(piece for piece in pieces if piece),
     )
+
+
+def _signal(row: dict[str, Any]) -> str | None:
+    """Return the name of the recorded signal; its number where this machine knows none."""
+    found = whole(row, "signal")
+    if found is None:
+        return None
+    return signal.Signals(found).name if found in set(signal.Signals) else str(found)
 
 
 def _line(rows: Sequence[dict[str, Any]], *keys: str) -> list[tuple[float, float]]:

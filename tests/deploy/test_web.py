@@ -9,7 +9,8 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +91,12 @@ def visit(browser: Browser, address: str) -> Iterator[Any]:
     complaints: list[str] = []
     contexts = []
 
-    def opened(width: int = 1100, locale: str = "en-GB", scheme: str = "light") -> Page:
+    def opened(
+        width: int = 1100,
+        locale: str = "en-GB",
+        scheme: str = "light",
+        before: Callable[[Page], None] | None = None,
+    ) -> Page:
         context = browser.new_context(viewport={"width": width, "height": 900}, locale=locale, color_scheme=scheme)
         contexts.append(context)
         page = context.new_page()
@@ -98,8 +104,11 @@ def visit(browser: Browser, address: str) -> Iterator[Any]:
         page.on("console", lambda message: complaints.append(f"console: {message.text}"))
         page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
         page.on("request", lambda request: _note(request.url))
+        if before is not None:
+            before(page)
         page.goto(address)
-        page.wait_for_selector("body[data-ready=yes]")
+        if before is None:
+            page.wait_for_selector("body[data-ready=yes]")
         return page
 
     def _note(url: str) -> None:
@@ -185,6 +194,63 @@ def test_drawing_with_pointer_and_keyboard(visit: Any) -> None:
     assert len(shown(page)) == 5
 
 
+def test_the_pen_of_the_keyboard_is_seen_and_lifted(visit: Any) -> None:
+    page = visit()
+    page.get_by_role("tab", name="Draw").click()
+    canvas = page.locator("#canvas")
+    assert canvas.get_attribute("role") == "application"
+    assert "Arrow keys move the pen" in (canvas.get_attribute("aria-label") or "")
+    drawn = "document.getElementById('canvas').toDataURL()"
+    empty = page.evaluate(drawn)
+    canvas.focus()
+    page.keyboard.press("ArrowRight")
+    moved = page.evaluate(drawn)
+    assert moved != empty
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate(drawn) not in (empty, moved)
+    page.keyboard.press("Space")
+    page.keyboard.press("ArrowDown")
+    page.get_by_role("button", name="Clear").click()
+    assert page.evaluate(drawn) == empty, "the pen is lifted, its ring is gone"
+    canvas.focus()
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate(drawn) == moved, "it is back in the middle, and draws nothing"
+    page.locator("#dark").click()
+    assert page.evaluate(drawn) != empty
+    page.locator("#dark").click()
+    assert page.evaluate(drawn) == empty
+
+
+def test_a_cleared_drawing_has_no_answer(visit: Any, data: Data, tmp_path: Path) -> None:
+    page = visit()
+    page.set_input_files("#file", str(picture(data, tmp_path / "digit.png")))
+    found = shown(page)
+    page.get_by_role("tab", name="Draw").click()
+    assert page.locator("#answer .share").count() == 0, "the picture's answer is not the drawing's"
+    page.locator("#canvas").click()
+    page.get_by_role("button", name="Clear").click()
+    page.wait_for_timeout(600)
+    assert page.locator("#answer .share").count() == 0
+    page.locator("#canvas").click()
+    shown(page)
+    page.get_by_role("tab", name="File").click()
+    assert shown(page) == found
+
+
+def test_a_picture_given_while_the_network_loads_is_answered(visit: Any, data: Data, tmp_path: Path) -> None:
+    path = str(picture(data, tmp_path / "digit.png"))
+    held: list[Any] = []
+    page = visit(before=lambda page: page.route("**/model.onnx", lambda route: held.append(route)))
+    page.set_input_files("#file", path)
+    end = time.monotonic() + 30
+    while not held and time.monotonic() < end:
+        page.wait_for_timeout(20)
+    assert page.locator("#status").inner_text() == "loading the network…"
+    held[0].continue_()
+    assert len(shown(page)) == 5
+    assert page.locator("#shown").is_visible()
+
+
 def test_everything_is_reached_by_keyboard(visit: Any) -> None:
     page = visit()
     reached = []
@@ -221,12 +287,21 @@ def test_what_is_no_picture_is_said(browser: Browser, address: str, tmp_path: Pa
     page.close()
 
 
-def test_a_network_that_answers_otherwise_is_shown(browser: Browser, address: str) -> None:
+def test_a_network_that_answers_otherwise_is_shown(browser: Browser, address: str, data: Data, tmp_path: Path) -> None:
     page = browser.new_page()
     page.route("**/model.json", lambda route: route.fulfill(json=_spoilt(route.fetch().json())))
     page.goto(address)
     page.wait_for_selector("body[data-ready=yes]")
     assert "gives other answers" in page.locator("#check").inner_text()
+    assert "gives other answers" in page.locator("#status.wrong").inner_text()
+    page.set_input_files("#file", str(picture(data, tmp_path / "digit.png")))
+    shown(page)
+    page.wait_for_selector("#status.wrong")
+    assert "gives other answers" in page.locator("#status").inner_text()
+    above = "document.getElementById('status').compareDocumentPosition(document.getElementById('answer'))"
+    assert page.evaluate(above) == 4, "it stands before the answer"
+    page.get_by_role("button", name="中文").click()
+    assert "结果与导出时证明的不同" in page.locator("#status.wrong").inner_text()
     page.close()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from xml.etree import ElementTree
 
 import numpy as np
@@ -198,6 +199,19 @@ def test_heat_map_cells() -> None:
     assert [text.text for text in having(root, "text", "count")] == ["9", "1", "10", "5", "5"]
     assert cells[6].attrib["data-tip"] == "狗 → cat: 5 (50.00\u202f%)"
     assert HOSTILE not in str(heat_map(matrix, names, ident="c"))
+
+
+@pytest.mark.parametrize("place", [0, 8, 9])
+def test_no_column_name_leaves_the_heat_map(place: int) -> None:
+    names = [f"c{i}" for i in range(10)]
+    names[place] = "eastern grey kangaroo"
+    root = parsed(heat_map(np.eye(10, dtype=np.int64), names, ident="c"))
+    (svg,) = having(root, "svg", "matrix")
+    for text in having(root, "text", "start"):
+        start = float(re.findall(r"[\d.]+", text.attrib["transform"])[0])
+        assert start + 4.6 * len(text.text or "") <= float(svg.attrib["width"]), text.text
+    cells_end = float(having(root, "rect", "cell")[-1].attrib["x"]) + 37.5
+    assert (float(svg.attrib["width"]) < cells_end + 20) == (place == 0), "no room is left where none is needed"
 
 
 def test_confused_pairs_largest_first() -> None:

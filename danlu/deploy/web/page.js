@@ -6,7 +6,9 @@ const TEXT = {
     input: "A picture", tabFile: "File", tabDraw: "Draw", choose: "Choose a picture", orDrop: "or drop or paste one here",
     clear: "Clear", dark: "white on black", keys: "With the keyboard: arrows move the pen, space puts it down and lifts it.",
     answer: "Classes", private: "The picture stays in this browser; nothing is sent anywhere.", card: "Model card",
-    licence: "Licence of the runtime", canvas: "A field to draw on", loading: "loading the network…", ready: "ready",
+    licence: "Licence of the runtime",
+    canvas: "A field to draw on. Arrow keys move the pen, Space puts it down or lifts it.",
+    loading: "loading the network…", ready: "ready",
     working: "working…", empty: "Give a picture, and its classes stand here.", unreadable: "This picture cannot be read.",
     failed: "The network cannot be loaded", large: "made smaller first: more than {n} pixels a side",
     took: "{ms} ms, picture {w} × {h}", checked: "Checked here: {n} golden pictures, largest logit difference {d}.",
@@ -18,7 +20,9 @@ const TEXT = {
     input: "图片", tabFile: "文件", tabDraw: "手绘", choose: "选择一张图片", orDrop: "或拖放、粘贴到这里",
     clear: "清空", dark: "黑底白字", keys: "用键盘：方向键移动画笔，空格键落笔或抬笔。",
     answer: "类别", private: "图片只留在本浏览器中，不会发送到任何地方。", card: "模型卡片",
-    licence: "运行库许可证", canvas: "手绘区域", loading: "正在加载网络……", ready: "就绪",
+    licence: "运行库许可证",
+    canvas: "手绘区域。方向键移动画笔，空格键落笔或抬笔。",
+    loading: "正在加载网络……", ready: "就绪",
     working: "计算中……", empty: "给出一张图片，类别会显示在这里。", unreadable: "无法读取这张图片。",
     failed: "无法加载网络", large: "每边超过 {n} 像素，已先缩小",
     took: "{ms} 毫秒，图片 {w} × {h}", checked: "已在本浏览器核对：{n} 张标准图片，logit 最大差值 {d}。",
@@ -30,7 +34,8 @@ const TEXT = {
 const LARGEST = 4096, SHOWN = 5, TOLERANCE = 1e-3;
 const at = (id) => document.getElementById(id);
 let language = (navigator.language || "en").toLowerCase().startsWith("zh") ? "zh" : "en";
-let facts = null, session = null, busy = Promise.resolve(), told = ["loading", {}], last = null, check = null;
+let facts = null, session = null, busy = null, told = ["loading", {}], check = null, tab = "file";
+const answers = { file: null, draw: null };  // each tab shows its own
 
 function text(key, values = {}) {
   return TEXT[language][key].replace(/\{(\w+)\}/g, (_, name) => values[name]);
@@ -40,6 +45,12 @@ function say(key, values = {}, wrong = false) {
   told = [key, values, wrong];
   at("status").textContent = text(key, values) + (values.why ? `: ${values.why}` : "");
   at("status").classList.toggle("wrong", wrong);
+}
+
+// Said when nothing else is: a browser that computes otherwise is told of with every answer.
+function rest(key = "ready", values = {}) {
+  if (check && check.worst > TOLERANCE) say("wrong", { d: check.worst.toExponential(1) }, true);
+  else say(key, values);
 }
 
 function translate() {
@@ -68,7 +79,7 @@ function showFacts() {
 }
 
 function showAnswer() {
-  const list = at("answer");
+  const list = at("answer"), last = answers[tab];
   list.replaceChildren();
   if (!last) {
     const item = document.createElement("li");
@@ -124,9 +135,9 @@ async function classify(image, width, height, note) {
   say("working");
   const begin = performance.now();
   const found = await run(pixels, 1, canvas.height, canvas.width);
-  last = { probabilities: Array.from(found.probabilities.data), ms: performance.now() - begin, width, height };
-  showAnswer();
-  if (scale < 1) say("large", { n: LARGEST }); else say("ready");
+  const ms = performance.now() - begin;
+  if (scale < 1) rest("large", { n: LARGEST }); else rest();
+  return { probabilities: Array.from(found.probabilities.data), ms, width, height };
 }
 
 // One picture after the other; a picture that fails leaves the page usable.
@@ -141,7 +152,7 @@ function later(work) {
 function take(blob) {
   return later(async () => {
     if (!session) return;
-    last = null;
+    answers.file = null;
     showAnswer();
     const picture = await createImageBitmap(blob, { imageOrientation: "from-image", colorSpaceConversion: "none" });
     const old = at("shown").src;
@@ -151,57 +162,96 @@ function take(blob) {
     at("shown").hidden = false;
     at("hint").hidden = true;
     if (old) URL.revokeObjectURL(old);
-    await classify(picture, picture.width, picture.height);
+    answers.file = await classify(picture, picture.width, picture.height);
+    showAnswer();
   });
 }
 
-function show(tab) {
+function show(chosen) {
+  tab = chosen;
   for (const name of ["file", "draw"]) {
     at(`tab-${name}`).setAttribute("aria-selected", String(name === tab));
     at(`tab-${name}`).tabIndex = name === tab ? 0 : -1;
     at(`panel-${name}`).hidden = name !== tab;
   }
+  showAnswer();
+}
+
+// The network is given the sheet; the canvas shows the pen of the keyboard above it.
+const sheet = document.createElement("canvas"), pad = { keyboard: false, down: false, at: null, stroke: 0, sheets: 0 };
+
+function repaint() {
+  const view = at("canvas").getContext("2d");
+  view.drawImage(sheet, 0, 0);
+  if (!pad.keyboard) return;
+  view.lineWidth = 2;
+  view.strokeStyle = pad.down ? "#d2452c" : "#8f887b";
+  view.beginPath();
+  view.arc(...pad.at, 12, 0, 2 * Math.PI);
+  view.stroke();
+}
+
+function clear() {
+  const context = sheet.getContext("2d", { willReadFrequently: true });
+  context.fillStyle = at("dark").checked ? "#000" : "#fff";
+  context.fillRect(0, 0, sheet.width, sheet.height);
+  Object.assign(pad, { down: false, at: [140, 140], stroke: pad.stroke + 1, sheets: pad.sheets + 1 });
+  answers.draw = null;
+  repaint();
+  showAnswer();
+}
+
+function line(from, to) {
+  const context = sheet.getContext("2d");
+  context.strokeStyle = at("dark").checked ? "#fff" : "#000";
+  context.lineWidth = 24;
+  context.lineCap = context.lineJoin = "round";
+  context.beginPath();
+  context.moveTo(...from);
+  context.lineTo(...to);
+  context.stroke();
+  repaint();
+  const mine = ++pad.stroke;
+  setTimeout(() => later(() => answerDrawing(mine)), 150);
+}
+
+async function answerDrawing(stroke) {
+  if (stroke !== pad.stroke || !session) return;
+  const sheets = pad.sheets, found = await classify(sheet, sheet.width, sheet.height);
+  if (sheets === pad.sheets) answers.draw = found;  // else it was cleared meanwhile
+  showAnswer();
 }
 
 function drawing() {
-  const canvas = at("canvas"), context = canvas.getContext("2d", { willReadFrequently: true });
-  let pen = null, down = false, stroke = 0, cursor = [140, 140];
-  function clear() {
-    context.fillStyle = at("dark").checked ? "#000" : "#fff";
-    context.fillRect(0, 0, canvas.width, canvas.height);
-    last = null;
-    showAnswer();
-  }
-  function line(from, to) {
-    context.strokeStyle = at("dark").checked ? "#fff" : "#000";
-    context.lineWidth = 24;
-    context.lineCap = context.lineJoin = "round";
-    context.beginPath();
-    context.moveTo(...from);
-    context.lineTo(...to);
-    context.stroke();
-    const mine = ++stroke;
-    setTimeout(() => { if (mine === stroke) later(() => session && classify(canvas, canvas.width, canvas.height)); }, 150);
-  }
+  const canvas = at("canvas");
+  let pen = null;
   const place = (event) => {
     const box = canvas.getBoundingClientRect();
     return [(event.clientX - box.left) * canvas.width / box.width, (event.clientY - box.top) * canvas.height / box.height];
   };
-  canvas.addEventListener("pointerdown", (event) => { canvas.setPointerCapture(event.pointerId); pen = place(event); line(pen, pen); });
+  canvas.addEventListener("pointerdown", (event) => {
+    canvas.setPointerCapture(event.pointerId);
+    pad.keyboard = pad.down = false;
+    pen = place(event);
+    line(pen, pen);
+  });
   canvas.addEventListener("pointermove", (event) => { if (pen) { const to = place(event); line(pen, to); pen = to; } });
   for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => { pen = null; });
   canvas.addEventListener("keydown", (event) => {
     const step = { ArrowLeft: [-12, 0], ArrowRight: [12, 0], ArrowUp: [0, -12], ArrowDown: [0, 12] }[event.key];
-    if (event.key === " ") { down = !down; if (down) line(cursor, cursor); } else if (step) {
-      const to = cursor.map((value, axis) => Math.min(268, Math.max(12, value + step[axis])));
-      if (down) line(cursor, to);
-      cursor = to;
-    } else return;
+    if (!step && event.key !== " ") return;
     event.preventDefault();
+    const from = pad.at;
+    pad.keyboard = true;
+    if (step) pad.at = from.map((value, axis) => Math.min(268, Math.max(12, value + step[axis])));
+    else pad.down = !pad.down;
+    if (pad.down) line(from, pad.at); else repaint();
   });
+  canvas.addEventListener("blur", () => { pad.keyboard = pad.down = false; repaint(); });
   at("clear").addEventListener("click", clear);
   at("dark").addEventListener("change", clear);
   at("dark").checked = facts.channels === 1;
+  [sheet.width, sheet.height] = [canvas.width, canvas.height];
   clear();
 }
 
@@ -243,9 +293,7 @@ async function checkGolden() {
   check = { n: golden.shape[0], worst: Number.isFinite(worst) ? worst : Infinity };
 }
 
-async function start() {
-  translate();
-  listen();
+async function load() {
   try {
     facts = await (await fetch("model.json")).json();
     translate();
@@ -254,13 +302,16 @@ async function start() {
     session = await ort.InferenceSession.create("model.onnx", { executionProviders: ["wasm"], logSeverityLevel: 3 });
     await checkGolden();
     drawing();
-    say("ready");
+    rest();
     translate();
     document.body.dataset.ready = "yes";
   } catch (error) {
     console.error(error);
+    session = null;
     say("failed", { why: String(error.message || error) }, true);
   }
 }
 
-start();
+translate();
+listen();
+busy = load();  // a picture given meanwhile waits for it

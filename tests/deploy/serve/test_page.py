@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from danlu.data.load import Data
 from danlu.deploy.serve.engine import Engine
@@ -31,6 +33,8 @@ HOSTILE = (
 )
 INKED = """(() => { const c = document.getElementById('overlay');
   return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some((v, i) => i % 4 === 3 && v > 100); })()"""
+SLOW = """() => { const asked = window.fetch;
+  window.fetch = (...all) => new Promise((done) => setTimeout(done, 600)).then(() => asked(...all)); }"""
 WHITE = "document.getElementById('pad').getContext('2d').getImageData(140, 200, 1, 1).data[0]"
 
 
@@ -228,13 +232,81 @@ def test_the_page_asks_for_the_token(visit: Any, engine: Engine, picture: Any) -
         page.wait_for_selector("#token-form:visible")
         assert page.evaluate("document.activeElement.id") == "token"
         assert "lenet" not in page.content()
-        page.fill("#token", "wrong")
-        page.keyboard.press("Enter")
-        page.wait_for_selector("#token-wrong:visible")
-        page.fill("#token", TOKEN)
+        # What no header can carry is refused by the page itself, and nothing wrong is kept.
+        for wrong in ("wrong", "密码" * 8, f"{TOKEN}\u200b", "two words", " "):
+            page.fill("#token", wrong)
+            page.keyboard.press("Enter")
+            page.wait_for_selector("#token-wrong:visible")
+            until(page, "document.getElementById('token').value === ''")
+            assert page.evaluate("sessionStorage.getItem('danlu-token')") is None
+            page.reload()
+            page.wait_for_selector("#token-form:visible")
+        page.fill("#token", f" {TOKEN} ")
         page.keyboard.press("Enter")
         answered(page, picture)
+        assert page.evaluate("sessionStorage.getItem('danlu-token')") == TOKEN
         assert TOKEN not in page.content()
+        # A link carries no token, so the paths are told as text.
+        assert page.locator("#card a").count() == 0
+        assert page.locator("#card .en code").all_inner_texts() == ["/openapi.json", "/metrics"]
+        page.reload()
+        page.wait_for_selector("#work:visible")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("flips", "said"), [(0, "equal to the trained network"), (1, "answers that differ: 1")])
+def test_equal_is_said_where_no_answer_differs(visit: Any, engine: Engine, flips: int, said: str) -> None:
+    differing = Engine.__new__(Engine)
+    differing.__dict__.update(engine.__dict__)
+    parity = {**engine.info.parity, "validation": {**engine.info.parity["validation"], "flips": flips}}
+    differing.info = replace(engine.info, parity=parity)
+    with running(differing) as (client, _):
+        page = visit(client)
+        page.wait_for_selector("#card:visible")
+        facts = page.locator("#facts").inner_text()
+        assert said in facts
+        assert ("equal" in facts) == (flips == 0)
+        assert page.locator("#card .en a").count() == 2
+
+
+@pytest.mark.browser
+def test_what_the_browser_cannot_show(visit: Any, served: tuple[Client, Service]) -> None:
+    page = visit(served[0], log=False)  # the browser itself notes the 400 below
+    page.wait_for_selector("#work:visible")
+    page.set_input_files("#file", files=[{"name": "notes.txt", "mimeType": "text/plain", "buffer": b"hello"}])
+    page.wait_for_selector("#problem:visible")
+    page.wait_for_selector(".nopreview:visible")
+    assert page.locator(".nopreview").inner_text() == "The browser cannot show this file."
+    shown = io.BytesIO()
+    Image.new("L", (20, 20)).save(shown, "TIFF")
+    page.set_input_files("#file", files=[{"name": "a.tif", "mimeType": "image/tiff", "buffer": shown.getvalue()}])
+    page.wait_for_selector("#classes li >> nth=4")
+    page.wait_for_selector("#readable:visible")
+    assert page.locator(".nopreview").inner_text() == "The browser cannot show this file. The model can read it."
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("late", [False, True])
+def test_a_cleared_drawing_has_no_answer(visit: Any, served: tuple[Client, Service], late: bool) -> None:
+    page = visit(served[0])
+    page.wait_for_selector("#work:visible")
+    if late:
+        page.evaluate(SLOW)
+    page.click("#draw")
+    page.locator("#pad").click()
+    if late:  # cleared while the server is asked
+        page.wait_for_selector("#answer[aria-busy=true]")
+    else:
+        page.wait_for_selector("#classes li >> nth=4")
+    page.click("#clear")
+    page.wait_for_timeout(1500)
+    assert page.locator("#classes li").count() == 0
+    assert page.locator("#answer").get_attribute("aria-busy") == "false"
+    assert page.locator("#named").text_content() == ""
+    assert "appear here" in page.locator("#waiting").inner_text()
+    assert not page.locator("#why").is_visible()
+    page.locator("#pad").click()
+    page.wait_for_selector("#classes li >> nth=4")
 
 
 @pytest.mark.browser

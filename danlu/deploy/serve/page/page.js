@@ -35,6 +35,8 @@
     colour: ["{w} × {h}, colour", "{w} × {h}，彩色"], grey: ["{w} × {h}, grey", "{w} × {h}，灰度"],
     parity: ["equal to the trained network on {n} validation pictures: {flips} answers differ",
       "在 {n} 张验证图片上与训练所得网络一致：{flips} 个结果不同"],
+    compared: ["compared with the trained network on {n} validation pictures; answers that differ: {flips}",
+      "与训练所得网络比较 {n} 张验证图片：{flips} 个结果不同"],
     accuracy: ["{value} on {n} test pictures", "{n} 张测试图片上为 {value}"],
   };
   function say(key, values) {
@@ -72,10 +74,10 @@
     showWhy();
   }
 
-  // The server. A token lives as long as the tab.
+  // The server. A token lives as long as the tab, once the server has taken it.
+  let token = sessionStorage.getItem("danlu-token");
   class Refused extends Error {}
   async function ask(path, options = {}, tries = 4) {
-    const token = sessionStorage.getItem("danlu-token");
     const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
     let response;
     try {
@@ -93,6 +95,7 @@
     }
     if (response.status === 401) {
       const wrong = Boolean(token);
+      token = null;
       sessionStorage.removeItem("danlu-token");
       askForToken(wrong);
       throw new DOMException("", "AbortError");
@@ -110,8 +113,11 @@
   }
   $("token-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    sessionStorage.setItem("danlu-token", $("token").value);
-    open();
+    const given = $("token").value.trim();
+    // No header can carry other letters, so no server has such a token.
+    if (!/^[\x21-\x7e]+$/.test(given)) return askForToken(true);
+    token = given;
+    return open();
   });
 
   async function open() {
@@ -122,6 +128,7 @@
       if (error instanceof Refused) $("work").hidden = false;
       return;
     }
+    if (token) sessionStorage.setItem("danlu-token", token);
     $("token-form").hidden = true;
     $("work").hidden = $("card").hidden = false;
     $("why").hidden = true;
@@ -145,7 +152,10 @@
       const value = `${(100 * test.accuracy_b).toFixed(2)} %`;
       rows.push(["f_accuracy", say("accuracy", { value, n: count(test.n) })]);
     }
-    if (validation) rows.push(["f_parity", say("parity", { n: count(validation.n), flips: validation.flips })]);
+    if (validation) {
+      const { n, flips } = validation;
+      rows.push(["f_parity", say(flips === 0 ? "parity" : "compared", { n: count(n), flips: count(flips) })]);
+    }
     if (card.version) rows.push(["f_version", `danlu ${card.version}`]);
     for (const [key, hash] of Object.entries(card.hashes)) {
       if (`f_${key}` in WORDS) rows.push([`f_${key}`, hash.slice(0, 16), hash]);
@@ -164,8 +174,10 @@
       item.append(make("bdi", each));
       return item;
     }));
-    const auth = sessionStorage.getItem("danlu-token") ? " -H 'Authorization: Bearer TOKEN'" : "";
+    const auth = token ? " -H 'Authorization: Bearer TOKEN'" : "";
     $("command").textContent = `curl -F pictures=@photo.jpg${auth} ${location.origin}/v1/predict`;
+    // A link would be followed without the token.
+    if (token) for (const link of all("#card a")) link.replaceWith(make("code", link.getAttribute("href")));
     for (const button of all("#methods button")) {
       button.disabled = button.dataset.method !== "" && !card.explanations.includes(button.dataset.method);
     }
@@ -229,7 +241,7 @@
     if (asked) asked.abort();
     asked = new AbortController();
     const { signal } = asked;
-    $("problem").hidden = true;
+    $("problem").hidden = $("readable").hidden = true;
     $("answer").setAttribute("aria-busy", "true");
     tell("asking");
     const begin = performance.now();
@@ -240,6 +252,7 @@
       state.answer = found;
       state.trip = performance.now() - begin;
       $("waiting").hidden = true;
+      $("readable").hidden = false;
       showAnswer(true);
       if (state.method && $("stage").dataset.mode !== "draw") await explain(signal);
     } catch (error) {
@@ -250,6 +263,21 @@
     } finally {
       if (!signal.aborted) $("answer").setAttribute("aria-busy", "false");
     }
+  }
+
+  // What was cleared has no answer, and none may arrive late.
+  const invitation = Array.from($("waiting").childNodes);
+  function forget() {
+    if (asked) asked.abort();
+    state.blob = state.name = state.answer = state.index = state.why = null;
+    $("answer").setAttribute("aria-busy", "false");
+    $("problem").hidden = true;
+    $("waiting").replaceChildren(...invitation);
+    $("waiting").hidden = false;
+    $("spoken").textContent = "";
+    showName();
+    showAnswer(false);
+    showWhy();
   }
 
   function showAnswer(aloud) {
@@ -485,10 +513,13 @@
   let later = 0;
   const pad = makePad($("pad"), () => {
     clearTimeout(later);
-    later = setTimeout(async () => {
-      if (!pad.empty()) take(await pad.picture(), { key: "drawn" }, true);
-    }, 200);
+    if (pad.empty()) forget();
+    else later = setTimeout(draw, 200);
   });
+  async function draw() {
+    const drawn = await pad.picture();
+    if (!pad.empty()) take(drawn, { key: "drawn" }, true);
+  }
   $("draw").addEventListener("click", () => {
     if ($("stage").dataset.mode === "draw") return state.blob ? show() : mode("empty");
     mode("draw");
