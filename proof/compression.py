@@ -299,7 +299,7 @@ BEGIN, END = "<!-- compression:begin (python -m proof.compression --page) -->", 
 _TEXT = {
     "en": (
         "| row | paper | ours, mean of seeds | seeds | must | reach for |",
-        "{bytes:,.0f} bytes, {ratio:.0f}×, {error:.2f} % test error",
+        "{bytes:,.0f} bytes, {ratio:.0f}×, {error:.3f} % test error",
         {"met": "met", "not met": "not met", "so far": "met so far, by fewer than five seeds"},
         "≥ {ratio:.0f}× at ≤ {error:.2f} %: {verdict}",
         "≤ {bytes:,} bytes at ≤ {error:.2f} %: {verdict}",
@@ -308,7 +308,7 @@ _TEXT = {
     ),
     "zh": (
         "| 行 | 论文 | 我们的结果，各种子的均值 | 种子数 | 必须 | 力求 |",
-        "{bytes:,.0f} 字节，{ratio:.0f} 倍，测试错误率 {error:.2f} %",
+        "{bytes:,.0f} 字节，{ratio:.0f} 倍，测试错误率 {error:.3f} %",
         {"met": "达到", "not met": "未达到", "so far": "目前达到，不足五个种子"},
         "≥ {ratio:.0f} 倍且 ≤ {error:.2f} %：{verdict}",
         "≤ {bytes:,} 字节且 ≤ {error:.2f} %：{verdict}",
