@@ -66,24 +66,14 @@ def evaluate(
             a run that cannot be opened, or what it was trained on: its data split by another seed, or its validation.
         CheckFailed: outputs that are not finite.
     """
-    if split not in SPLITS:
-        raise InputError(f"unknown split {split!r}", nearest=nearest_names(split, SPLITS), allowed=SPLITS)
-    check_tta(tta)
-    if batch < 1:
-        raise InputError(f"batch = {batch}", where="evaluate", allowed=["1 and more"])
+    _check_options(split, batch, tta)
     trained = None
     if predictor is None:
         trained = _opened(run_or_artifact)
         predictor = predictor_of(trained)
-    if isinstance(data, Path | str):
-        from danlu.data.load import load_data
-
-        data = load_data(data, seed=predictor.split_seed or 0)
+    data = _loaded(data, predictor)
     data.check_unseen(split, predictor.name, predictor.data_hash, predictor.split_seed, predictor.trained_on)
-    dataset: Dataset = getattr(data, split)
-    if not len(dataset):
-        mend = "give more pictures, or another split"
-        raise InputError(f"split {split!r} holds no pictures", where=data.name, mend=mend)
+    dataset = _dataset(data, split)
     labels = _labels(dataset, predictor)
     loader = _loader(dataset, predictor)
     indices = np.arange(len(dataset), dtype=np.int64)
@@ -99,6 +89,30 @@ def evaluate(
     elif trained is not None and write and trained.run.file is None:
         _write(trained.run, found, dataset.ids, labels, logits, predictor, split, loader)
     return found
+
+
+def _check_options(split: str, batch: int, tta: str | None) -> None:
+    if split not in SPLITS:
+        raise InputError(f"unknown split {split!r}", nearest=nearest_names(split, SPLITS), allowed=SPLITS)
+    check_tta(tta)
+    if batch < 1:
+        raise InputError(f"batch = {batch}", where="evaluate", allowed=["1 and more"])
+
+
+def _loaded(data: Data | Path | str, predictor: Predictor) -> Data:
+    if not isinstance(data, Path | str):
+        return data
+    from danlu.data.load import load_data
+
+    return load_data(data, seed=predictor.split_seed or 0)
+
+
+def _dataset(data: Data, split: str) -> Dataset:
+    dataset: Dataset = getattr(data, split)
+    if not len(dataset):
+        mend = "give more pictures, or another split"
+        raise InputError(f"split {split!r} holds no pictures", where=data.name, mend=mend)
+    return dataset
 
 
 def _opened(run: Trained | RunFolder | Path | str) -> Trained:
