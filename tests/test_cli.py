@@ -173,3 +173,12 @@ def test_an_internal_error_is_code_70(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setattr(cli, "_app", broken)
     assert cli.main(["env"]) == 70
     assert "--debug" in capsys.readouterr().err
+
+
+def test_a_damaged_run_is_shown_as_far_as_it_goes(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (in_tmp / "run").mkdir()
+    (in_tmp / "run/config.json").write_text(
+        '{"schema": 1, "requested": {}, "effective": {"seed": 3}}', encoding="utf-8"
+    )
+    assert cli.main(["runs", "show", "run"]) == 0
+    assert "seed        3" in capsys.readouterr().out

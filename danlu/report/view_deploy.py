@@ -212,7 +212,7 @@ def _comparison(parity: dict[str, Any], precision: str, tolerance: float | None)
     for row in table(found, "stages"):
         name, relative = str(row.get("stage")), number(row, "relative")
         # What is done to pixels is held to levels of grey, not to this tolerance.
-        beyond = name not in STEPS and None not in (tolerance, relative) and relative > tolerance  # type: ignore[operator]  # neither is None
+        beyond = name not in STEPS and tolerance is not None and relative is not None and relative > tolerance
         stages.append((name, relative, beyond or name == first_bad))
     drawn = dot_chart(stages, limit=tolerance, ident="stages-caption") if stages and precision == "fp32" else None
     return Comparison(

@@ -279,13 +279,14 @@ def env(*, common: Common | None = None) -> Output:
 
 def _told_run(document: dict[str, Any]) -> str:
     """Return what was trained on what, how long and with which settings that were asked for."""
-    effective, trained = document["config"]["effective"], document["record"].get("train", {})
-    asked = document["config"].get("requested") or {}
+    effective = document["config"].get("effective") or {}
+    trained, data = document["record"].get("train") or {}, effective.get("data") or {}
     facts = {
-        "command": asked.get("command"),
-        "data": f"{effective['data']['name']}, hash {effective['data']['hash'][:12]}…",
-        "model": effective["model"]["name"],
-        "seed": effective["seed"],
+        "command": (document["config"].get("requested") or {}).get("command"),
+        "data": data.get("name"),
+        "data hash": data.get("hash"),
+        "model": (effective.get("model") or {}).get("name"),
+        "seed": effective.get("seed"),
         "epochs": trained.get("epochs"),
         "best epoch": trained.get("best_epoch"),
         "validation": terminal.flat(trained.get("best")),

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sklearn import metrics as sk
 
 from danlu.metrics.cross_entropy import binary_cross_entropies
 from danlu.metrics.f1_macro import f1_macro
 from danlu.metrics.f1_micro import f1_micro
 from danlu.metrics.mean_average_precision import mean_average_precision
+
+Matrix = NDArray[Any]
+Metric = Callable[[Matrix, Matrix], dict[str, Any]]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -31,18 +38,20 @@ def test_they_are_those_of_scikit_learn(seed: int) -> None:
     assert binary_cross_entropies(labels, scores) == pytest.approx(expected)
 
 
+def covered(metric: Metric, truth: float, labels: Matrix, outputs: Matrix, n: int) -> int:
+    """Return how many of the samples of ``n`` pictures have an interval that holds the population's figure."""
+    samples = [slice(begin, begin + n) for begin in range(0, len(labels), n)]
+    found = [metric(labels[sample], outputs[sample]) for sample in samples]
+    return sum(one["low"] <= truth <= one["high"] for one in found)
+
+
 def test_the_interval_holds_as_often_as_it_says() -> None:
     """Of 200 samples from a population of known F1, about 95 % of the intervals cover it; at least 88 % here."""
     draw = np.random.default_rng(0)
     labels = (draw.random((50_000, 2)) < 0.4).astype(np.int64)
     decided = np.where(draw.random((50_000, 2)) < 0.8, labels, 1 - labels)
     truth = sk.f1_score(labels, decided, average="micro")
-    covered = 0
-    for number in range(200):
-        part = slice(250 * number, 250 * (number + 1))
-        found = f1_micro(labels[part], decided[part])
-        covered += found["low"] <= truth <= found["high"]
-    assert 176 <= covered <= 199
+    assert 176 <= covered(f1_micro, truth, labels, decided, 250) <= 199
 
 
 def test_the_interval_of_a_weak_ranking_of_rare_classes_holds() -> None:
@@ -51,12 +60,8 @@ def test_the_interval_of_a_weak_ranking_of_rare_classes_holds() -> None:
     labels = (draw.random((15_000, 10)) < 0.05).astype(np.int64)
     scores = draw.normal(size=labels.shape) + labels
     truth = sk.average_precision_score(labels, scores, average="macro")
-    covered = 0
-    for number in range(50):
-        part = slice(300 * number, 300 * (number + 1))
-        found = mean_average_precision(labels[part], scores[part])
-        covered += found["low"] <= truth <= found["high"]
-    assert covered >= 43  # the percentiles as they are hold 14 times
+    # The percentiles as they are hold 14 times.
+    assert covered(mean_average_precision, truth, labels, scores, 300) >= 43
 
 
 def test_rounds_in_parts_are_those_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
