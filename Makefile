@@ -47,7 +47,6 @@ proof: setup-test data
 	OMP_NUM_THREADS=1 $(BIN)/python -m proof.parity
 	OMP_NUM_THREADS=1 $(BIN)/python -m proof.pruning
 	OMP_NUM_THREADS=1 $(BIN)/python -m proof.compression
-	OMP_NUM_THREADS=1 $(BIN)/python -m proof.distillation --work $(VENV)/proof/distillation
 	OMP_NUM_THREADS=1 $(BIN)/python -m proof.routes --work $(VENV)/proof/routes
 
 bench: setup data

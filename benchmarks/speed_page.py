@@ -6,8 +6,13 @@ Each row names what was asked of it, what was found and whether that is enough. 
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
+
+from benchmarks.peers.fashion90 import GOAL
+from danlu.papers.depends import changes
+from danlu.papers.rows import find_paper, find_row, read_results
 
 __all__ = ["LANGUAGES", "main", "page"]
 
@@ -32,16 +37,20 @@ TEXT: dict[str, dict[str, str]] = {
         "so far": "not measured",
         "training": "## Training: `python -m benchmarks.train`",
         "usual": "{name}, batch {batch}, pictures/s of ours to the usual script",
+        "timm": "{name}, batch {batch}, pictures/s of ours to what timm's training script does",
         "lightning": "{name}, batch {batch}, pictures/s of ours to Lightning's Trainer",
         "lower": "lower bound ≥ {asked:g}×",
         "ratio": "{median:.2f}×, lower bound {low:.2f}×",
         "overhead": "our loop over a bare one, a step at batch 1",
         "microseconds": "{median:.0f} µs ({low:.0f} to {high:.0f})",
         "fashion90": "LeNet-5 to 90 % on Fashion-MNIST, wall time to the usual script",
-        "airbench": "CIFAR-10 to 94 %, wall time of training",
+        "airbench": "CIFAR-10 to 94 %, wall time of training: `danlu reproduce run airbench --row airbench94`",
         "airbench_asked": "≥ 93.5 % in ≤ 10 min",
-        "airbench_found": "{accuracy_tta:.2f} % with views, {accuracy:.2f} % without, {seconds:.0f} s",
-        "reached": "{median:.1f}×, least {least:.1f}×; {reached} of {seeds} seeds reached it",
+        "airbench_found": "{views:.2f} % with views, {plain:.2f} % without, {seconds:.0f} s; {seeds} of {asked} seeds",
+        "reached": (
+            "{sign}{median:.1f}×, least {least:.1f}× of {compared}; "
+            "{reached} of {seeds} seeds of ours reached it, {seconds:.0f} s"
+        ),
         "augmentation": "## Augmentation, one thread: `python -m benchmarks.augment`",
         "per picture": "{name}, 32 px, batches to torchvision picture by picture",
         "least": "{median:.2f}× ({low:.2f} to {high:.2f})",
@@ -81,16 +90,20 @@ TEXT: dict[str, dict[str, str]] = {
         "so far": "未测量",
         "training": "## 训练：`python -m benchmarks.train`",
         "usual": "{name}，批量 {batch}，每秒图片数，与常见脚本之比",
+        "timm": "{name}，批量 {batch}，每秒图片数，与 timm 训练脚本的做法之比",
         "lightning": "{name}，批量 {batch}，每秒图片数，与 Lightning Trainer 之比",
         "lower": "下界 ≥ {asked:g} 倍",
         "ratio": "{median:.2f} 倍，下界 {low:.2f} 倍",
         "overhead": "我们的循环比裸循环每步多用的时间，批量 1",
         "microseconds": "{median:.0f} µs（{low:.0f} 至 {high:.0f}）",
         "fashion90": "LeNet-5 在 Fashion-MNIST 上达到 90 % 的时间，与常见脚本之比",
-        "airbench": "CIFAR-10 达到 94 % 的训练时间",
+        "airbench": "CIFAR-10 达到 94 % 的训练时间：`danlu reproduce run airbench --row airbench94`",
         "airbench_asked": "≥ 93.5 %，≤ 10 分钟",
-        "airbench_found": "带视图 {accuracy_tta:.2f} %，不带 {accuracy:.2f} %，{seconds:.0f} 秒",
-        "reached": "{median:.1f} 倍，最小 {least:.1f} 倍；{seeds} 个种子中 {reached} 个达到",
+        "airbench_found": "带视图 {views:.2f} %，不带 {plain:.2f} %，{seconds:.0f} 秒；{asked} 个种子中的 {seeds} 个",
+        "reached": (
+            "{sign}{median:.1f} 倍，{compared} 个种子中最小 {least:.1f} 倍；"
+            "我们 {seeds} 个种子中 {reached} 个达到，{seconds:.0f} 秒"
+        ),
         "augmentation": "## 数据增强，单线程：`python -m benchmarks.augment`",
         "per picture": "{name}，32 像素，成批处理与 torchvision 逐张处理之比",
         "least": "{median:.2f} 倍（{low:.2f} 至 {high:.2f}）",
@@ -144,8 +157,7 @@ def _row(text: dict[str, str], what: str, asked: str, found: str, is_met: bool |
 def _training(text: dict[str, str]) -> tuple[str, list[tuple[str, ...]]]:
     recorded, rows = _read("train")["rows"], []
     for key, (name, asked) in TRAINING.items():
-        for peer in ("usual", "lightning"):
-            ratio = recorded[key]["ratios"][peer]
+        for peer, ratio in recorded[key]["ratios"].items():
             low = ratio["lower_95"]
             what = text[peer].format(name=name, batch=recorded[key]["task"]["batch"])
             found = text["ratio"].format(median=ratio["median"], low=low)
@@ -156,21 +168,43 @@ def _training(text: dict[str, str]) -> tuple[str, list[tuple[str, ...]]]:
     found = text["microseconds"].format(**extra)
     rows.append(_row(text, text["overhead"], "≤ 50 µs", found, extra["median"] <= 50))
     if "fashion90" in recorded:
-        ratio, ours = recorded["fashion90"]["ratio"], recorded["fashion90"]["ways"]["ours"]
-        reached = sum(row["accuracy"] >= 0.9 for row in ours)
-        found = text["reached"].format(**ratio, reached=reached, seeds=len(ours))
-        rows.append(_row(text, text["fashion90"], "≥ 5×", found, ratio["least"] >= 5))
+        ratio, ways = recorded["fashion90"]["ratio"], recorded["fashion90"]["ways"]
+        reached = {way: [run["accuracy"] >= GOAL for run in runs] for way, runs in ways.items()}
+        facts = {
+            # A script that was ended before it got there would have taken longer.
+            "sign": "" if all(reached["usual"]) else "≥ ",
+            "compared": len(ways["usual"]),
+            "reached": sum(reached["ours"]),
+            "seeds": len(ways["ours"]),
+            "seconds": statistics.median(run["seconds"] for run in ways["ours"]),
+        }
+        is_met = ratio["least"] >= 5 and all(reached["ours"])
+        rows.append(_row(text, text["fashion90"], "≥ 5×", text["reached"].format(**ratio, **facts), is_met))
     else:
         rows.append(_row(text, text["fashion90"], "≥ 5×", text["so far"], None))
-    if "airbench" in recorded:
-        means = recorded["airbench"]["means"]
-        percent = {key: 100 * means[key] for key in ("accuracy", "accuracy_tta")}
-        found = text["airbench_found"].format(seconds=means["seconds"], **percent)
-        is_met = means["accuracy_tta"] >= 0.935 and means["seconds"] <= 600
-        rows.append(_row(text, text["airbench"], text["airbench_asked"], found, is_met))
-    else:
-        rows.append(_row(text, text["airbench"], text["airbench_asked"], text["so far"], None))
+    rows.append(_airbench(text))
     return text["training"], rows
+
+
+def _airbench(text: dict[str, str]) -> tuple[str, ...]:
+    """Return the row of what the ledger holds."""
+    paper = find_paper("airbench")
+    row = find_row(paper, "airbench94")
+    document = read_results(ROOT / "danlu/papers/airbench")
+    recorded = document["rows"].get(row.id)
+    if recorded is None or changes(recorded["dependencies"], paper, row):
+        return _row(text, text["airbench"], text["airbench_asked"], text["so far"], None)
+    runs = [run for run in recorded["runs"] if document["environments"][run["environment"]]["device"] == "cpu"]
+    if not runs:
+        return _row(text, text["airbench"], text["airbench_asked"], text["so far"], None)
+    views = statistics.mean(run["value"] for run in runs)
+    plain = statistics.mean(run["facts"]["without_views"] for run in runs)
+    seconds = statistics.mean(run["facts"]["training_seconds"] for run in runs)
+    found = text["airbench_found"].format(views=views, plain=plain, seconds=seconds, seeds=len(runs), asked=row.seeds)
+    is_met = views >= 93.5 and seconds <= 600
+    # One seed may show a miss; to be met takes all of them.
+    verdict = None if is_met and len(runs) < row.seeds else is_met
+    return _row(text, text["airbench"], text["airbench_asked"], found, verdict)
 
 
 def _augmentation(text: dict[str, str]) -> tuple[str, list[tuple[str, ...]]]:

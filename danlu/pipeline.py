@@ -255,9 +255,9 @@ def _deploy(trained: Trained, data: Data, stages: Stages, *, int8: bool | None, 
 
 
 def resume(
-    path: Path | str,
+    path: RunFolder | Path | str,
     *,
-    data: Data | None = None,
+    data: Data | Path | str | None = None,
     overrides: Mapping[str, Any] | None = None,
     device: str | None = None,
     threads: int | None = None,
@@ -268,10 +268,14 @@ def resume(
 
     Args and errors are those of :func:`danlu.train.resume`.
     """
+    from danlu.data.load import opened_data
     from danlu.train import resume as resume_training
 
+    path = path.path if isinstance(path, RunFolder) else path
     folder = open_run_folder(path)
     requested = folder.read_config()["requested"]
+    if data is not None:
+        data = opened_data(data, folder.read_config()["effective"]["data"].get("seed"))
     stages = Stages(total=7 if requested.get("verb") == "run" else 1)
     with stages.stage("train", f"resume {path}"):
         resume_training(

@@ -39,9 +39,11 @@ def analyze_any(model: str, input: tuple[int, ...] | None = None, *, threads: in
 
 
 def evaluate_any(
-    model: Path, source: str, split: str = "test", *, seed: int = 0, tta: str | None = None
+    model: Path, source: str, split: str = "test", *, seed: int | None = None, tta: str | None = None
 ) -> dict[str, Any]:
     """Evaluate a run folder or an artifact on one split of a data set; a run's record and report are written anew.
+
+    Without ``seed`` the data is split as it was for the training.
 
     Raises:
         InputError: the model or the data cannot be opened, or do not fit together.
@@ -51,14 +53,14 @@ def evaluate_any(
     from danlu.evaluate import evaluate
     from danlu.report import build_report
 
+    data: Data | str = source if seed is None else load_data(source, seed=seed)
     if model.suffix.lower() == ".dlz" or is_artifact(model):
         from danlu.deploy.subjects import open_subject, predictor_for
 
-        predictor = predictor_for(open_subject(model))
-        return evaluate(model, load_data(source, seed=seed), split, predictor=predictor, tta=tta)
+        return evaluate(model, data, split, predictor=predictor_for(open_subject(model)), tta=tta)
     folder = open_run_folder(model)
     with folder.locked():
-        found = evaluate(model, load_data(source, seed=seed), split, tta=tta)
+        found = evaluate(model, data, split, tta=tta)
         build_report(folder)
     return found
 

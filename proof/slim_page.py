@@ -17,13 +17,11 @@ PAGES = {language: ROOT / f"docs/{language}/slim.md" for language in ("en", "zh"
 _HEADS = {
     "en": {
         "speed": ("ResNet-56, batch 1, one core, ONNX Runtime", "multiply-adds", "fewer", "faster (processor time)"),
-        "distillation": ("network", "errors of 10,000", "each seed", "in the paper"),
         "routes": ("route", "test accuracy", "file, bytes", "multiply-adds", "a picture, processor ms", "faster"),
         "pending": "Not measured yet: `{}`.",
     },
     "zh": {
         "speed": ("ResNet-56，批量 1，单核，ONNX Runtime", "乘加次数", "减少到几分之一", "加速（处理器时间）"),
-        "distillation": ("网络", "一万张中的错误数", "各个种子", "论文中"),
         "routes": ("路线", "测试准确率", "文件字节数", "乘加次数", "每张处理器毫秒", "加速"),
         "pending": "尚未测量：`{}`。",
     },
@@ -32,11 +30,6 @@ _NAMES = {
     "dense": ("dense", "稠密"),
     "blocks": ("14 of 27 blocks left out", "27 个残差块去掉 14 个"),
     "channels": ("channels, in multiples of 8", "剪通道，取 8 的倍数"),
-    "teacher": ("teacher", "教师"),
-    "labels": ("student, on labels", "学生，用标签"),
-    "distilled": ("student, distilled", "学生，蒸馏"),
-    "distilled_without_3": ("distilled without any 3", "蒸馏，从没见过 3"),
-    "bias_corrected": ("the same, its bias raised", "同上，提高该类偏置"),
     "none": ("none: PyTorch", "无：PyTorch"),
     "light design": ("light design", "轻量设计"),
     "pruning": ("pruning", "剪枝"),
@@ -47,7 +40,6 @@ _NAMES = {
 }
 _COMMANDS = {
     "speed": ("resnet56.json", "python -m proof.resnet56 --speed"),
-    "distillation": ("distillation.json", "python -m proof.distillation --work FOLDER"),
     "routes": ("routes.json", "python -m proof.routes --work FOLDER"),
 }
 
@@ -74,18 +66,6 @@ def _speed(document: dict[str, Any], language: str) -> list[list[str]]:
     ]
 
 
-def _distillation(document: dict[str, Any], language: str) -> list[list[str]]:
-    return [
-        [
-            _name(name, language),
-            f"{row['errors']:.1f}",
-            ", ".join(str(one["errors"]) for one in row["seeds"]),
-            str(row["published"]),
-        ]
-        for name, row in document["rows"].items()
-    ]
-
-
 def _routes(document: dict[str, Any], language: str) -> list[list[str]]:
     rows = []
     for row in document["rows"]:
@@ -106,7 +86,7 @@ def _routes(document: dict[str, Any], language: str) -> list[list[str]]:
     return rows
 
 
-_ROWS = {"speed": _speed, "distillation": _distillation, "routes": _routes}
+_ROWS = {"speed": _speed, "routes": _routes}
 
 
 def with_tables(language: str) -> str:

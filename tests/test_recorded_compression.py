@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from danlu.core.errors import InputError
 from danlu.core.files import read_json
-from proof.compression import RESULTS, ROOT, ROWS, SOURCES, source_hash, summary, with_table
+from danlu.train import train
+from proof.compression import RESULTS, ROOT, ROWS, SOURCES, check_kept, source_hash, summary, with_table
 
 
 def test_the_record_is_of_todays_source() -> None:
@@ -43,3 +46,13 @@ def test_another_source_is_seen(tmp_path: Path) -> None:
     assert len({source_hash(name) for name in ROWS}) == len(ROWS)
     (tmp_path / "danlu/compress/entropy.py").write_text("another", encoding="utf-8")
     assert source_hash("lenet300", tmp_path) != source_hash("lenet300")
+
+
+def test_a_dense_network_of_other_settings_is_refused(tmp_path: Path) -> None:
+    row = ROWS["lenet5"]
+    check_kept(tmp_path, row)  # nothing there yet
+    few = replace(row, model="lenet5", train={"epochs": 1, "batch_size": 256})
+    train("digits", model=few.model, overrides=few.train, threads=1, device="cpu", out=tmp_path / "dense")
+    check_kept(tmp_path / "dense", few)
+    with pytest.raises(InputError, match="other settings"):
+        check_kept(tmp_path / "dense", row)

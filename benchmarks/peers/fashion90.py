@@ -1,7 +1,9 @@
 """Seconds until LeNet-5 classifies 90 % of Fashion-MNIST's test pictures: ``danlu train`` against a usual script.
 
-The usual script: torchvision's transforms a sample, a DataLoader, Adam at its default rate, batch 64, float32, the test
-split looked at after each epoch. Ours runs its recipe to the end and is then evaluated once; both are whole processes.
+The usual script: torchvision's transforms a sample, a DataLoader with the number of workers that is faster here, Adam
+at its default rate, batch 64, float32, the test split looked at after each epoch. Ours runs its recipe to the end and
+is then evaluated once; both are whole processes. The script is much slower: it runs for the first three seeds, and
+ends at the first epoch after eight times the seconds of ours, which makes its ratio "at least".
 """
 
 from __future__ import annotations
@@ -15,26 +17,40 @@ import time
 from pathlib import Path
 from typing import Any
 
-__all__ = ["SEEDS", "measure", "usual_script"]
+__all__ = ["GOAL", "SEEDS", "measure", "usual_script", "workers_of_usual"]
 
-SEEDS = 5
-GOAL, MOST_EPOCHS = 0.90, 30
+SEEDS, USUAL_SEEDS = 5, 3
+GOAL, LONGEST = 0.90, 8.0
 
 
-def usual_script(seed: int) -> None:
-    """Train until the goal is reached; print epochs and accuracy as JSON."""
+def _task() -> Any:
     from dataclasses import replace
 
+    from benchmarks.peers.common import TASKS
+
+    return replace(TASKS["lenet5"], batch=64, most=None)
+
+
+def workers_of_usual() -> None:
+    """Print the number of workers that is faster; the script's time has no part in finding it."""
+    from benchmarks.peers.usual import Usual
+
+    print(Usual(_task()).workers)
+
+
+def usual_script(seed: int, workers: int, most: float) -> None:
+    """Train until the goal is reached or ``most`` seconds are over; print epochs and accuracy as JSON."""
+    begin = time.perf_counter()
     import numpy as np
     import torch
 
-    from benchmarks.peers.common import TASKS, network, stacked
+    from benchmarks.peers.common import network, stacked
     from benchmarks.peers.usual import loader
     from danlu.data.load import load_data
 
     torch.manual_seed(seed)
-    task = replace(TASKS["lenet5"], batch=64, most=None)
-    batches = loader(task, 2)
+    task = _task()
+    batches = loader(task, workers)
     data = load_data(task.data)
     test, labels = stacked(data.test)
     mean, std = data.mean[0], data.std[0]
@@ -43,7 +59,7 @@ def usual_script(seed: int) -> None:
     model = network(task, 10, 1)
     optimizer = torch.optim.Adam(model.parameters())
     accuracy, epoch = 0.0, 0
-    while accuracy < GOAL and epoch < MOST_EPOCHS:
+    while accuracy < GOAL and time.perf_counter() - begin < most:
         model.train()
         for pictures, label in batches:
             optimizer.zero_grad()
@@ -57,27 +73,34 @@ def usual_script(seed: int) -> None:
 
 
 def measure() -> dict[str, Any]:
-    """Return seconds, epochs and accuracy of both for each seed, and the ratio of their medians and its least."""
+    """Return seconds and accuracy of both for each seed, and the ratios seed by seed: their median and the least."""
     rows: dict[str, list[dict[str, Any]]] = {"ours": [], "usual": []}
+    workers = int(_run(["-c", "from benchmarks.peers.fashion90 import *; workers_of_usual()"]))
     for seed in range(SEEDS):
-        with tempfile.TemporaryDirectory() as folder:
-            run = Path(folder) / "run"
-            train = ["train", "fashion-mnist", "--model", "lenet5", "--recipe", "fashion-mnist-90", "--seed", str(seed)]
+        rows["ours"].append(_ours(seed))
+        if seed < USUAL_SEEDS:
+            most = LONGEST * rows["ours"][-1]["seconds"]
             begin = time.perf_counter()
-            _run(["-m", "danlu", *train, "--out", str(run), "--quiet"])
-            seconds = time.perf_counter() - begin
-            found = json.loads(_run(["-m", "danlu", "eval", str(run), "fashion-mnist", "--json", "--quiet"]))
-            rows["ours"].append({"seconds": round(seconds, 1), "accuracy": _accuracy(found)})
-        begin = time.perf_counter()
-        found = json.loads(_run(["-c", f"from benchmarks.peers.fashion90 import *; usual_script({seed})"]))
-        rows["usual"].append({"seconds": round(time.perf_counter() - begin, 1), **found})
-    ratios = [b["seconds"] / a["seconds"] for a, b in zip(rows["ours"], rows["usual"], strict=True)]
-    reached = sum(row["accuracy"] >= GOAL for row in rows["ours"])
+            call = f"usual_script({seed}, {workers}, {most})"
+            found = json.loads(_run(["-c", f"from benchmarks.peers.fashion90 import *; {call}"]))
+            rows["usual"].append({"seconds": round(time.perf_counter() - begin, 1), **found})
+    ratios = [b["seconds"] / a["seconds"] for a, b in zip(rows["ours"], rows["usual"], strict=False)]
     return {
         "ways": rows,
         "ratio": {"median": round(statistics.median(ratios), 2), "least": round(min(ratios), 2)},
-        "reached": f"{reached} of {SEEDS} seeds",
+        "workers": workers,
     }
+
+
+def _ours(seed: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        train = ["train", "fashion-mnist", "--model", "lenet5", "--recipe", "fashion-mnist-90", "--seed", str(seed)]
+        begin = time.perf_counter()
+        _run(["-m", "danlu", *train, "--out", str(run), "--quiet"])
+        seconds = time.perf_counter() - begin
+        found = json.loads(_run(["-m", "danlu", "eval", str(run), "fashion-mnist", "--json", "--quiet"]))
+    return {"seconds": round(seconds, 1), "accuracy": _accuracy(found)}
 
 
 def _accuracy(document: dict[str, Any]) -> float:

@@ -15,6 +15,7 @@ from danlu.core.callable_module import make_callable
 from danlu.core.registry import Registry
 
 if TYPE_CHECKING:
+    from danlu.core.records import RunFolder
     from danlu.data.load import Data
     from danlu.tasks.trained import Trained
 
@@ -25,12 +26,12 @@ METHODS: Registry[Any] = Registry("compression method", "danlu.compress")
 
 
 def compress(
-    run: Path | str | Trained,
+    run: Path | str | RunFolder | Trained,
     method: str,
     *,
     overrides: Mapping[str, Any] | None = None,
     out: Path | None = None,
-    data: Data | None = None,
+    data: Data | Path | str | None = None,
     seed: int | None = None,
     device: str = "auto",
     threads: int | None = None,
@@ -38,11 +39,12 @@ def compress(
     """Compress the network of a run by a registered method and write it as one coded file.
 
     Args:
-        run: a run folder, a ``.dlz``, or what :func:`danlu.tasks.trained.open_trained` gave; it is left as it is.
+        run: a run folder (its path, or what training returned), a ``.dlz``, or what
+            :func:`danlu.tasks.trained.open_trained` gave; it is left as it is.
         method: one of ``METHODS``.
         overrides: the method's settings by dotted key.
         out: the file to write, ``NAME.dlz``; by default ``RUN/<method>.dlz``.
-        data: the data it was trained on; loaded from where the run says when not given.
+        data: the data it was trained on, or a name or folder for it; loaded from where the run says when not given.
         seed: of every draw; the run's own by default.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:<i>`` or ``mps``.
         threads: processor threads; those the run was trained with by default.

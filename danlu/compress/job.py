@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,23 +18,21 @@ from danlu.compress.retrain import validate
 from danlu.core.errors import CheckFailed, InputError
 from danlu.core.files import check_writable, read_json, sha256_file, write_json
 from danlu.core.log import logger
-from danlu.core.records import SCHEMA
+from danlu.core.records import SCHEMA, RunFolder
 from danlu.core.settings import apply_overrides
+from danlu.data.load import Data, opened_data
 from danlu.tasks.trained import Trained, open_trained
-
-if TYPE_CHECKING:
-    from danlu.data.load import Data
 
 __all__ = ["run_method", "target_of"]
 
 
 def run_method(
-    run: Path | str | Trained,
+    run: Path | str | RunFolder | Trained,
     method: str,
     overrides: dict[str, Any],
     *,
     out: Path | None,
-    data: Data | None,
+    data: Data | Path | str | None,
     seed: int | None,
     device: str,
     threads: int | None,
@@ -51,6 +49,8 @@ def run_method(
     if layer := next((name for name, _ in quantised_layers(trained.model)), None):
         what = f"is quantised already (layer {layer}), and whole numbers are not trained on"
         raise InputError(what, where=trained.run.name, mend="compress the float network first, danlu compress qat last")
+    if data is not None:
+        data = opened_data(data, trained.config["effective"]["data"].get("seed"))
     subject = subject_of(trained, data, seed=seed, device=device, threads=threads)
     begin = time.perf_counter()
     with subject.settled():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from danlu.data.sample import ArrayDataset, Dataset, FileDataset, Subset, class_
 from danlu.data.splits import TEST_SHARE, VALIDATION_SHARE, draw_parts
 from danlu.data.stats import Stats, array_stats, file_stats
 
-__all__ = ["Data", "PictureInfo", "Problem", "load_data"]
+__all__ = ["Data", "PictureInfo", "Problem", "check_seed", "load_data", "opened_data"]
 
 _PROBLEMS_KEPT = 200
 _PAIRS_KEPT = 50
@@ -176,6 +177,7 @@ def load_data(source: str | Path, *, seed: int = 0, download: bool = False, chan
     Raises:
         InputError: nothing to read, more than 5 % broken, fewer than two classes, or a split or class without pictures.
     """
+    seed = check_seed(seed)
     if channels not in (None, 1, 3):
         raise InputError(f"channels are {channels}", allowed=[1, 3])
     opened = open_source(source, download=download)
@@ -214,6 +216,27 @@ def load_data(source: str | Path, *, seed: int = 0, download: bool = False, chan
     )
     _say(data, opened)
     return data
+
+
+def opened_data(data: Data | Path | str, seed: int | None = None) -> Data:
+    """Return ``data``, or where it is a name or a folder what :func:`load_data` makes of it, split by ``seed`` or 0."""
+    found: Any = load_data(data, seed=seed or 0) if isinstance(data, Path | str) else data
+    if not isinstance(found, Data):
+        mend = "give what danlu.load_data returns, a name or a folder"
+        raise InputError(f"{type(data).__name__} is not data", where="data", mend=mend)
+    return found
+
+
+def check_seed(seed: int) -> int:
+    """Return the seed as a plain integer.
+
+    Raises:
+        InputError: it is not an integer from 0 to 2**63 - 1.
+    """
+    given: Any = seed
+    if isinstance(given, bool) or not isinstance(given, Integral) or not 0 <= int(given) < 2**63:
+        raise InputError(f"seed = {seed!r}", where="data", allowed=["0 to 2**63 - 1"])
+    return int(given)
 
 
 def _check_classes(findings: Findings, where: str) -> None:

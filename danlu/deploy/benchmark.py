@@ -23,6 +23,7 @@ from danlu.core.errors import InputError
 from danlu.core.log import logger, progress
 from danlu.core.records import RunFolder
 from danlu.core.seeds import integers
+from danlu.data.load import Data, opened_data
 from danlu.deploy.cold import cold_facts
 from danlu.deploy.contenders import Contender, compare_values, open_contenders
 from danlu.deploy.intervals import percentile
@@ -33,7 +34,6 @@ from danlu.deploy.scenarios import Scenarios
 from danlu.deploy.subjects import threads_of
 
 if TYPE_CHECKING:
-    from danlu.data.load import Data
     from danlu.tasks.trained import Trained
 
     Source = Path | str | RunFolder | Trained
@@ -61,7 +61,7 @@ Key = tuple[int, str]
 
 def bench(
     sources: Source | Sequence[Source],
-    data: Data | None = None,
+    data: Data | Path | str | None = None,
     *,
     threads: int | None = None,
     batches: Sequence[int] = BATCHES,
@@ -77,7 +77,7 @@ def bench(
     Args:
         sources: a run folder (its path, or what training returned) or an open network (with every artifact its record
             names), an artifact, or several.
-        data: feeds validation pictures; seeded noise when not given.
+        data: feeds validation pictures; a name or folder is split as for the run; seeded noise when not given.
         threads: of every runtime; those the run's training found best when not given, else the usable cores.
         batches: pictures in one call.
         seconds: about how long all batches take together, and each scenario.
@@ -102,7 +102,7 @@ def bench(
     threads = threads_of(trained, threads)
     contenders = open_contenders([trained] if trained else listed, threads, eager)
     count = min(max(*batches, _COMPARED), _MOST_PICTURES)
-    pictures = pictures_of(data, count, contenders[0].size, contenders[0].channels)
+    pictures = pictures_of(_opened(data, trained), count, contenders[0].size, contenders[0].channels)
     logger.info("benchmark: %s with %d threads", ", ".join(c.name for c in contenders), threads)
     found, load, watch = dict[str, Any](), load_average(), Watch()
     with measuring(any(c.name.startswith("pytorch") for c in contenders), threads):
@@ -210,6 +210,11 @@ def pictures_of(data: Data | None, count: int, size: tuple[int, int], channels: 
 
     loader = Loader(data.validation, size, channels, cache_bytes=0)
     return loader.pictures(np.arange(count, dtype=np.int64) % len(data.validation)).copy()
+
+
+def _opened(data: Data | Path | str | None, trained: Trained | None) -> Data | None:
+    seed = None if trained is None else trained.config["effective"]["data"].get("seed")
+    return None if data is None else opened_data(data, seed)
 
 
 @contextmanager

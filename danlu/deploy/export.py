@@ -14,7 +14,9 @@ from danlu.compress.quantize import layer_errors
 from danlu.core import files
 from danlu.core.errors import CheckFailed, InputError
 from danlu.core.log import logger
+from danlu.core.records import RunFolder
 from danlu.core.version import __version__
+from danlu.data.load import Data, opened_data
 from danlu.deploy.activation import MAPS, MEANING, add_activation_maps
 from danlu.deploy.artifact import ArtifactInfo, sealed
 from danlu.deploy.capture import STAGE_PREFIX, capture, torch_threads
@@ -30,8 +32,6 @@ from danlu.tasks.trained import Trained, open_trained
 if TYPE_CHECKING:
     import onnx
 
-    from danlu.data.load import Data
-
 __all__ = ["CALIBRATION_BATCH", "CALIBRATION_PICTURES", "check_data", "export", "info_of", "network_graph", "summary"]
 
 CALIBRATION_PICTURES = Int8Settings().pictures
@@ -43,8 +43,8 @@ _NAMED_LAYERS = 3
 
 
 def export(
-    run: Path | str | Trained,
-    data: Data,
+    run: Path | str | RunFolder | Trained,
+    data: Data | Path | str,
     *,
     int8: bool | None = None,
     quantising: Int8Settings | None = None,
@@ -54,8 +54,8 @@ def export(
     """Write the artifacts of a run and prove that they answer as it does.
 
     Args:
-        run: a run folder, or the network of one that is already open.
-        data: the data it was trained on, split as it was then.
+        run: a run folder (its path, or what training returned), or the network of one that is already open.
+        data: the data it was trained on, split as it was then; a name or folder is split so.
         int8: ``None`` delivers INT8 where it holds its accuracy, ``True`` demands it, ``False`` leaves it out.
         quantising: how INT8 is made and what it may cost.
         out: a folder, or the name of the float32 file (``NAME.onnx``; INT8 becomes ``NAME.int8.onnx``); the run folder
@@ -71,9 +71,10 @@ def export(
             INT8 was demanded and does not hold (float32 is delivered).
     """
     trained = run if isinstance(run, Trained) else open_trained(run)
-    check_data(trained, data)
     target = _target(trained, out)
     files.check_writable(target.parent)
+    data = opened_data(data, trained.config["effective"]["data"].get("seed"))
+    check_data(trained, data)
     target.parent.mkdir(parents=True, exist_ok=True)
     job = ExportJob.open(trained, data, threads_of(trained, threads), target)
     with torch_threads(job.threads):

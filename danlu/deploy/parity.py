@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 
 from danlu.core.errors import InputError
 from danlu.core.log import progress
+from danlu.core.records import RunFolder
 from danlu.data.decode import change_channels, decode
+from danlu.data.load import Data, opened_data
 from danlu.data.loader import Loader
 from danlu.deploy.artifact import is_sealed, parse_model, read_bytes
 from danlu.deploy.culprit import ANSWERS
 from danlu.deploy.subjects import LOGITS, ArtifactSubject, EagerSubject, Subject, open_subject, threads_of
 
 if TYPE_CHECKING:
-    from danlu.data.load import Data
     from danlu.data.sample import Dataset
     from danlu.tasks.trained import Trained
 
@@ -198,14 +199,18 @@ def compare_resize(artifact: ArtifactSubject, dataset: Dataset, most: int = _RES
 
 
 def parity(
-    a: Path | str | Trained | Subject, b: Path | str | Trained | Subject, data: Data, *, threads: int | None = None
+    a: Path | str | RunFolder | Trained | Subject,
+    b: Path | str | RunFolder | Trained | Subject,
+    data: Data | Path | str,
+    *,
+    threads: int | None = None,
 ) -> dict[str, Any]:
     """Compare two forms of a network on a data set, from the picture file to the metric.
 
     Args:
-        a: the reference: a run folder, an artifact, an open network, or a subject.
+        a: the reference: a run folder (its path, or what training returned), an artifact, an open network, a subject.
         b: the other one, or a foreign ONNX file; held to the float32 rule unless one of the two is of lower precision.
-        data: its validation split decides, its test split reports.
+        data: its validation split decides, its test split reports; a name or folder is split as the network's was.
         threads: of PyTorch and of the runtimes; the usable cores when not given.
 
     Returns:
@@ -220,6 +225,7 @@ def parity(
     threads = threads_of(None, threads)
     first = _opened(a, threads, None)
     second = _opened(b, threads, first)
+    data = opened_data(data, first.split_seed if first.split_seed is not None else second.split_seed)
     if any(subject.kind == EagerSubject.kind for subject in (first, second)):
         from danlu.deploy.capture import torch_threads
 
@@ -228,8 +234,10 @@ def parity(
     return _parity(first, second, data)
 
 
-def _opened(source: Path | str | Trained | Subject, threads: int, guide: Subject | None) -> Subject:
+def _opened(source: Path | str | RunFolder | Trained | Subject, threads: int, guide: Subject | None) -> Subject:
     """Open one side; a foreign file needs the other one, which came first, to be understood."""
+    if isinstance(source, RunFolder):
+        source = source.path
     if hasattr(source, "logits") and hasattr(source, "front"):
         return cast("Subject", source)
     coded = isinstance(source, Path | str) and Path(source).suffix.lower() in (".dlz", ".json")

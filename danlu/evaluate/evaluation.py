@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from danlu.core.errors import InputError, nearest_names
 from danlu.core.log import logger
 from danlu.core.records import RunFolder
+from danlu.data.load import Data, opened_data
 from danlu.evaluate.outputs import write_predictions, write_worst
 from danlu.evaluate.prediction import BATCH, Predictor, predict_both, predictor_of
 from danlu.evaluate.several import several_figures, several_results, write_several
@@ -22,7 +23,6 @@ from danlu.metrics.precision_recall_f1 import precision_recall_f1
 from danlu.tasks.trained import Trained, open_trained
 
 if TYPE_CHECKING:
-    from danlu.data.load import Data
     from danlu.data.sample import Dataset
 
 __all__ = ["SPLITS", "WORST", "evaluate"]
@@ -71,7 +71,7 @@ def evaluate(
     if predictor is None:
         trained = _opened(run_or_artifact)
         predictor = predictor_of(trained)
-    data = _loaded(data, predictor)
+    data = opened_data(data, predictor.split_seed)
     data.check_unseen(split, predictor.name, predictor.data_hash, predictor.split_seed, predictor.trained_on)
     dataset = _dataset(data, split)
     labels = _labels(dataset, predictor)
@@ -97,14 +97,6 @@ def _check_options(split: str, batch: int, tta: str | None) -> None:
     check_tta(tta)
     if batch < 1:
         raise InputError(f"batch = {batch}", where="evaluate", allowed=["1 and more"])
-
-
-def _loaded(data: Data | Path | str, predictor: Predictor) -> Data:
-    if not isinstance(data, Path | str):
-        return data
-    from danlu.data.load import load_data
-
-    return load_data(data, seed=predictor.split_seed or 0)
 
 
 def _dataset(data: Data, split: str) -> Dataset:

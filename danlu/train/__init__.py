@@ -21,7 +21,7 @@ __all__ = ["resume", "train"]
 
 
 def train(
-    data: Data,
+    data: Data | Path | str,
     *,
     model: str = "auto",
     recipe: str | None = None,
@@ -37,7 +37,7 @@ def train(
     """Train a model on ``data`` and return the run folder with its checkpoints, log and record.
 
     Args:
-        data: what :func:`danlu.load_data` returns; its test split is not touched.
+        data: what :func:`danlu.load_data` returns, or a name or folder for it; its test split is not touched.
         model: a name of :func:`danlu.list_models`, or ``auto``: chosen by picture size, channels and classes.
         recipe: a recipe's name; by default the one for this data and model.
         overrides: settings by dotted key, e.g. ``{"epochs": 5, "optimizer.lr": 0.1}``; see
@@ -57,10 +57,12 @@ def train(
         Diverged: the loss is no longer finite; the message names the batch's sample ids.
         Stopped: SIGINT or SIGTERM came; the state is saved, :func:`resume` goes on.
     """
+    from danlu.data.load import check_seed, opened_data
     from danlu.train.start import start
 
+    seed = check_seed(seed)
     return start(
-        data,
+        opened_data(data, seed),
         model=model,
         recipe=recipe,
         overrides=dict(overrides or {}),
@@ -75,7 +77,7 @@ def train(
 
 
 def resume(
-    run: Path | str,
+    run: RunFolder | Path | str,
     *,
     data: Data | None = None,
     overrides: Mapping[str, Any] | None = None,
@@ -90,7 +92,7 @@ def resume(
     that was never interrupted.
 
     Args:
-        run: the run folder.
+        run: the run folder, or what :func:`train` returned.
         data: the data it was trained on; loaded from where ``config.json`` says when not given.
         overrides: settings that must equal those of the run; a difference is shown and refused.
         device: must equal the run's, likewise.
@@ -105,10 +107,11 @@ def resume(
         Diverged: see :func:`train`.
         Stopped: see :func:`train`.
     """
+    from danlu.core.records import RunFolder
     from danlu.train.resuming import resume_run
 
     return resume_run(
-        Path(run),
+        run.path if isinstance(run, RunFolder) else Path(run),
         data=data,
         overrides=dict(overrides or {}),
         device=device,

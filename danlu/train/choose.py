@@ -123,8 +123,12 @@ def choose_pictures(config: TrainConfig, data: Data, model: str) -> tuple[Prepro
         side = _folder_side(min(picture.height, picture.width), max(facts["input"][1:]))
         size = (side, side)
         why = f"the pictures differ in size, their median is {picture.height}×{picture.width}"
+    fed = size
+    if config.picture_size is None and min(size) < facts.get("smallest", 1):
+        # A strip is made higher; one that is far too long as well is shortened, as any large picture would be.
+        fed = (min(size[0], 2 * facts["input"][1]), min(size[1], 2 * facts["input"][2]))
     settings = choose_preprocess(
-        size,
+        fed,
         picture.channels,
         data.mean,
         data.std,

@@ -17,7 +17,7 @@ from typing import Any
 from danlu.core import files
 from danlu.core.errors import InputError
 from danlu.core.records import check_outside
-from danlu.data.load import Data
+from danlu.data.load import Data, check_seed, opened_data
 from danlu.models.hub import check_weights
 from danlu.tasks.classification import Classification
 from danlu.train.choose import choose_config, choose_model, choose_recipe
@@ -41,7 +41,7 @@ _TRIALS = 20
 
 
 def tune(
-    data: Data,
+    data: Data | Path | str,
     *,
     space: str | Path | Mapping[str, Any],
     model: str = "auto",
@@ -65,7 +65,7 @@ def tune(
     was killed go on where they stood, finished ones are kept, and ``trials`` counts them all.
 
     Args:
-        data: what :func:`danlu.load_data` returns.
+        data: what :func:`danlu.load_data` returns, or a name or folder for it.
         space: a JSON file, a name of :data:`danlu.train.space.SPACES`, or a mapping; see :mod:`danlu.train.space`.
         model, recipe, device, weights: as for :func:`danlu.train`.
         overrides: settings that are the same in all trials, by dotted key, e.g. ``{"epochs": 9}``.
@@ -88,7 +88,8 @@ def tune(
         Stopped: a signal came; the trial's state is saved, and the search goes on when it is started again.
     """
     asked = _Asked(space, model, recipe, dict(overrides or {}), trials, budget, sampler, pruner, storage, study, out)
-    return _search(data, asked, seed, device, threads, weights)
+    seed = check_seed(seed)
+    return _search(opened_data(data, seed), asked, seed, device, threads, weights)
 
 
 @dataclass(frozen=True)

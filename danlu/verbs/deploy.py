@@ -19,7 +19,7 @@ def evaluate(
     /,
     *,
     split: str = "test",
-    seed: Whole = 0,
+    seed: WholeOrNone = None,
     tta: str | None = None,
     common: Common | None = None,
 ) -> Output:
@@ -136,7 +136,14 @@ def export(
 
 
 def parity(
-    a: Path, b: Path, data: str, /, *, seed: Whole = 0, threads: WholeOrNone = None, common: Common | None = None
+    a: Path,
+    b: Path,
+    data: str,
+    /,
+    *,
+    seed: WholeOrNone = None,
+    threads: WholeOrNone = None,
+    common: Common | None = None,
 ) -> Output:
     """Compare two models on a data set, from the file to the metric; exit 1, the first stage that differs, and why.
 
@@ -156,7 +163,7 @@ def parity(
     from danlu.data.load import load_data
     from danlu.deploy.parity import parity as compare
 
-    document = compare(a, b, load_data(data, seed=seed), threads=threads)
+    document = compare(a, b, data if seed is None else load_data(data, seed=seed), threads=threads)
     return Output(document, _proof(document), int(not document["passed"]))
 
 

@@ -17,7 +17,7 @@ from danlu.data.formats import FORMATS
 from danlu.data.sample import ArrayDataset
 from danlu.models import create_model
 from danlu.papers import rows, running
-from danlu.papers.alexnet.method import build_four_layers
+from danlu.papers.alexnet.method import ResponseNorm, build_four_layers
 from danlu.papers.analytic import agrees, receptive_field
 from danlu.papers.distillation.method import soft_loss
 from danlu.papers.dropout.method import Perceptron
@@ -26,6 +26,7 @@ from danlu.papers.he_init.method import build_vgg16
 from danlu.papers.hysts.method import build_preact20
 from danlu.papers.kinds import Attempt
 from danlu.papers.lenet.method import deskew, nearest
+from danlu.papers.masks import Dropout
 from danlu.papers.rows import find_paper
 from danlu.papers.running import reproduce
 from danlu.papers.small import Augmented, Fit, count_errors, fit, plain
@@ -127,6 +128,48 @@ def test_the_networks_have_the_sizes_their_tables_name() -> None:
     assert parameters(Perceptron(784, 10, 1024, 3, "relu", dropout=True)) == 2_913_290
     assert parameters(build_four_layers(3, 10)) == 89_578
     assert build_four_layers(3, 10, "tanh", normalise=True)(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("unit", ["relu", "tanh"])
+def test_pooling_before_the_rise_changes_nothing(unit: str) -> None:
+    torch.manual_seed(0)
+    network, x = build_four_layers(3, 10, unit), torch.randn(2, 3, 32, 32)
+    conv, pool, rise = list(network)[:3]
+    assert torch.equal(network(x), network[3:](pool(rise(conv(x)))))
+    kinds = [type(layer).__name__ for layer in network]
+    assert [kinds[at + 1] for at, kind in enumerate(kinds) if kind == "Conv2d"][1:] == [type(rise).__name__] * 2
+
+
+def test_response_normalisation_and_its_gradient_are_the_librarys() -> None:
+    ours, theirs = ResponseNorm(9).double(), torch.nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)
+    x = (40 * torch.randn(2, 9, 4, 5, dtype=torch.float64)).requires_grad_()
+    assert torch.allclose(ours(x), theirs(x), atol=1e-12)
+    weights = torch.randn_like(x)
+    mine, judge = (torch.autograd.grad((norm(x) * weights).sum(), x)[0] for norm in (ours, theirs))
+    assert torch.allclose(mine, judge, atol=1e-12)
+
+
+@pytest.mark.parametrize("p", [0.2, 0.5])
+def test_masks_keep_the_mean_and_drop_each_value_alone(p: float) -> None:
+    torch.manual_seed(0)
+    dropout = Dropout(p)
+    x = torch.full((500, 2_001), 3.0, requires_grad=True)  # an odd number of values: the last word is cut
+    out = dropout(x)
+    kept = out > 0
+    kept_share = (256 - round(256 * p)) / 256
+    assert kept_share == pytest.approx(1 - p, abs=1 / 512)
+    assert float(kept.float().mean()) == pytest.approx(kept_share, abs=0.002)
+    assert torch.allclose(out[kept], torch.tensor(3.0 / kept_share))
+    # Neighbours come from the same random word, columns and rows from different ones: none knows of another.
+    flags = kept.float() - kept_share
+    for a, b in ((flags[:, 1:], flags[:, :-1]), (flags[:, 8:], flags[:, :-8]), (flags[1:], flags[:-1])):
+        assert abs(float((a * b).mean())) < 0.002
+    out.sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad > 0, kept)
+    assert torch.equal(dropout.eval()(x), x)
+    torch.manual_seed(0)
+    assert torch.equal(Dropout(p)(x), out)
 
 
 def test_the_initialisations_differ_by_the_gain_of_relu() -> None:

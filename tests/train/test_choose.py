@@ -106,6 +106,15 @@ def test_bfloat16_where_the_processor_has_it(
     assert choose_precision("bf16", torch.device("cpu")) == ("bf16", "asked for")
 
 
+def test_a_strip_is_made_higher_and_shorter() -> None:
+    long = replace(digits(), picture=PictureInfo(1, 20_000, 1, True))
+    settings, why = choose_pictures(TrainConfig(), long, "resnet20")
+    assert settings.picture_size == settings.input_size == (8, 64)
+    assert "brought to what resnet20 takes" in why
+    upright = replace(digits(), picture=PictureInfo(20_000, 7, 1, True))
+    assert choose_pictures(TrainConfig(), upright, "resnet20")[0].input_size == (64, 8)
+
+
 def test_autocast_computes_in_what_it_says() -> None:
     layer, x = torch.nn.Linear(4, 4), torch.ones(1, 4)
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):

@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from danlu.augment.chain import make_chain
 from danlu.core.seeds import derive_seed
 from danlu.papers.kinds import Attempt, Measured
 from danlu.papers.small import Augmented, Fit, device_of, fit, fit_and_test, pictures_of
 
-__all__ = ["build_four_layers", "normalisation", "relu_against_tanh"]
+__all__ = ["ResponseNorm", "build_four_layers", "normalisation", "relu_against_tanh"]
+
+
+class ResponseNorm(nn.Module):
+    """The paper's normalisation across five channels: x / (2 + 10⁻⁴ Σ x²)^¾. Takes and returns [B, C, H, W].
+
+    Sums over neighbouring channels are one product with a band of ones, in float32: the library's own takes longer
+    than all the rest of the network on a processor.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        place = torch.arange(channels)
+        band = (place[:, None] - place[None, :]).abs() <= 2
+        self.register_buffer("band", band.float())
+        self.band: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            last = x.permute(0, 2, 3, 1).to(self.band.dtype)
+            root = (2.0 + 1e-4 * (last.square() @ self.band)).rsqrt()
+            return (last * (root * root.sqrt())).to(x.dtype).permute(0, 3, 1, 2)
 
 
 def build_four_layers(channels: int, classes: int, unit: str = "relu", normalise: bool = False) -> nn.Module:
@@ -21,11 +42,13 @@ def build_four_layers(channels: int, classes: int, unit: str = "relu", normalise
     """
     layers: list[nn.Module] = []
     for index, width in enumerate((32, 32, 64)):
-        layers += [nn.Conv2d(channels, width, 5, padding=2), nn.ReLU() if unit == "relu" else nn.Tanh()]
-        layers.append(nn.MaxPool2d(3, 2, ceil_mode=True) if index == 0 else nn.AvgPool2d(3, 2, ceil_mode=True))
+        rise: nn.Module = nn.ReLU() if unit == "relu" else nn.Tanh()
+        layers.append(nn.Conv2d(channels, width, 5, padding=2))
+        # The largest of what a rising function gives is what it gives for the largest: a quarter of the work.
+        pooled = [nn.MaxPool2d(3, 2, ceil_mode=True), rise]
+        layers += pooled if index == 0 else [rise, nn.AvgPool2d(3, 2, ceil_mode=True)]
         if normalise and index < 2:
-            # PyTorch divides α by the size of the window, the paper does not.
-            layers.append(nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0))
+            layers.append(ResponseNorm(width))
         channels = width
     network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * 4 * 4, classes))
     for module in network.modules():
@@ -36,7 +59,7 @@ def build_four_layers(channels: int, classes: int, unit: str = "relu", normalise
     return network.to(memory_format=torch.channels_last)
 
 
-def normalisation(attempt: Attempt, normalise: bool, epochs: int = 60) -> Measured:
+def normalisation(attempt: Attempt, normalise: bool, epochs: int = 30) -> Measured:
     """Return the test error with or without local response normalisation."""
     crop = ({"name": "pad_crop", "padding": 4}, {"name": "flip"})
 

@@ -13,6 +13,7 @@ from danlu.augment.chain import make_chain
 from danlu.core.seeds import derive_seed
 from danlu.papers.depends import dependencies
 from danlu.papers.kinds import Attempt, Measured
+from danlu.papers.masks import Dropout
 from danlu.papers.small import Augmented, Fit, count_errors, device_of, fit, logits_of, measured, pictures_of
 
 __all__ = ["Perceptron", "errors", "soft_loss"]
@@ -25,10 +26,10 @@ class Perceptron(nn.Sequential):
         layers: list[nn.Module] = [nn.Flatten()]
         inputs = 784
         for place in (0.2, 0.5):
-            layers += [nn.Dropout(place)] if dropout else []
+            layers += [Dropout(place)] if dropout else []
             layers += [nn.Linear(inputs, hidden), nn.ReLU()]
             inputs = hidden
-        super().__init__(*layers, *([nn.Dropout(0.5)] if dropout else []), nn.Linear(hidden, 10))
+        super().__init__(*layers, *([Dropout(0.5)] if dropout else []), nn.Linear(hidden, 10))
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -49,7 +50,7 @@ def errors(attempt: Attempt, part: str, epochs: int = 60, temperature: float = 2
         attempt: the seed.
         part: ``teacher``, ``student`` (on labels), ``soft`` (on the teacher's outputs) or ``without_3`` (likewise, on
             pictures of which none is a 3, its bias of class 3 raised by the paper's 3.5 afterwards).
-        epochs: passes over the training pictures, for the teacher three times as many.
+        epochs: passes over the training pictures, for the teacher twice as many.
         temperature: of the soft targets.
     """
     device, pictures = device_of(attempt), pictures_of(attempt)
@@ -60,7 +61,7 @@ def errors(attempt: Attempt, part: str, epochs: int = 60, temperature: float = 2
         network = _fresh(attempt, 800, dropout=False).to(device)
         fit(network, lambda _, i: (x[i], labels[i]), len(x), Fit(epochs, lr=0.05), attempt)
     else:
-        network = _teacher(attempt, pictures.train, pictures.train_labels, device, 3 * epochs)
+        network = _teacher(attempt, pictures.train, pictures.train_labels, device, 2 * epochs)
     if part in ("soft", "without_3"):
         outputs = logits_of(network, x)
         chosen = (labels != 3).nonzero().flatten() if part == "without_3" else torch.arange(len(x), device=device)
@@ -98,7 +99,7 @@ def _teacher(
         return network
     chain = make_chain(({"name": "pad_crop", "padding": 2},))
     batches = Augmented(pictures, labels, chain, attempt.seed, device)
-    fit(network, batches, len(batches.pictures), Fit(epochs, lr=0.05, momentum=0.95, max_norm=4.0), attempt)
+    fit(network, batches, len(batches.pictures), Fit(epochs, batch=256, lr=0.05, momentum=0.95, max_norm=4.0), attempt)
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: value.contiguous() for name, value in network.state_dict().items()}, file)
     return network

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from danlu.papers.kinds import Attempt, Measured
+from danlu.papers.masks import Dropout
 from danlu.papers.small import Fit, fit_and_test
 
 __all__ = ["Perceptron", "ladder"]
@@ -19,11 +20,11 @@ class Perceptron(nn.Sequential):
     def __init__(self, inputs: int, classes: int, hidden: int, layers: int, unit: str, dropout: bool) -> None:
         found: list[nn.Module] = [nn.Flatten()]
         if dropout:
-            found.append(nn.Dropout(0.2))
+            found.append(Dropout(0.2))
         for _ in range(layers):
             found += [nn.Linear(inputs, hidden), nn.ReLU() if unit == "relu" else nn.Sigmoid()]
             if dropout:
-                found.append(nn.Dropout(0.5))
+                found.append(Dropout(0.5))
             inputs = hidden
         super().__init__(*found, nn.Linear(inputs, classes))
         self.apply(_initialise if unit == "relu" else _initialise_glorot)
@@ -50,6 +51,7 @@ def ladder(
     dropout: bool = True,
     max_norm: float | None = None,
     epochs: int = 60,
+    batch: int = 128,
     lr: float = 0.05,
 ) -> Measured:
     """Return the test error of one rung."""
@@ -57,5 +59,7 @@ def ladder(
     def build(channels: int, classes: int) -> nn.Module:
         return Perceptron(28 * 28 * channels, classes, hidden, layers, unit, dropout)
 
-    how = Fit(epochs=epochs, lr=lr, momentum=0.95, max_norm=max_norm, weight_decay=0.0 if dropout else 1e-5)
+    how = Fit(
+        epochs=epochs, batch=batch, lr=lr, momentum=0.95, max_norm=max_norm, weight_decay=0.0 if dropout else 1e-5
+    )
     return fit_and_test(attempt, build, how)
