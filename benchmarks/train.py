@@ -55,6 +55,18 @@ def work(way: str, row: str) -> None:
     """Be a worker: train as many steps as each line says, answer with their seconds."""
     from benchmarks.peers.common import TASKS
 
+    begin: float | None = None
+
+    def ask() -> int:
+        nonlocal begin
+        if begin is not None:
+            print(f"@{time.perf_counter() - begin}", flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            raise SystemExit
+        begin = time.perf_counter()
+        return int(line)
+
     made: Any
     if way == "ours":
         from benchmarks.peers.ours import Ours
@@ -73,10 +85,7 @@ def work(way: str, row: str) -> None:
 
         made = Lightning(TASKS[row])
     print(f"@{made.said}", flush=True)
-    for line in sys.stdin:
-        begin = time.perf_counter()
-        made.steps(int(line))
-        print(f"@{time.perf_counter() - begin}", flush=True)
+    made.run(ask)
 
 
 def lower_bound(values: list[float]) -> float:

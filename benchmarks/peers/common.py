@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TASKS", "Task", "network", "normalisation", "pictures", "stacked"]
+__all__ = ["TASKS", "Stepper", "Task", "network", "normalisation", "pictures", "stacked"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,19 @@ class Task:
     augment: bool = True
     rotate: bool = False
     most: int | None = 20_000
+
+
+class Stepper(ABC):
+    """A way of training that does steps when it is called."""
+
+    @abstractmethod
+    def steps(self, count: int) -> None:
+        """Train ``count`` steps."""
+
+    def run(self, ask: Callable[[], int]) -> None:
+        """Train as many steps as ``ask`` says, time and again; it ends by an exception of ``ask``."""
+        while True:
+            self.steps(ask())
 
 
 TASKS = {

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import threading
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ __all__ = ["Lightning"]
 
 
 class Lightning:
-    """``Trainer.fit`` in a thread of its own that waits between rounds."""
+    """``Trainer.fit``, which asks between rounds how many steps come next."""
 
     def __init__(self, task: Task) -> None:
         import lightning
@@ -25,8 +25,8 @@ class Lightning:
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore")
         data = Pictures(task)
-        self.asked, self.done = threading.Semaphore(0), threading.Semaphore(0)
         self.left = 0
+        self.ask: Callable[[], int] = lambda: 0
         outer = self
 
         class Module(lightning.LightningModule):
@@ -45,8 +45,7 @@ class Lightning:
 
             def on_train_batch_start(self, batch: Any, index: int) -> None:
                 if outer.left == 0:
-                    outer.done.release()
-                    outer.asked.acquire()
+                    outer.left = outer.ask()
                 outer.left -= 1
 
         precision = "bf16-mixed" if task.model != "lenet5" else "32-true"
@@ -59,14 +58,11 @@ class Lightning:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        threading.Thread(
-            target=trainer.fit, args=(Module(), loader(task, torch.get_num_threads())), daemon=True
-        ).start()
-        self.done.acquire()
-        self.said = f"{precision}, {torch.get_num_threads()} workers"
+        workers = torch.get_num_threads()
+        self.fit = lambda: trainer.fit(Module(), loader(task, workers))
+        self.said = f"{precision}, {workers} workers"
 
-    def steps(self, count: int) -> None:
-        """Train ``count`` steps."""
-        self.left = count
-        self.asked.release()
-        self.done.acquire()
+    def run(self, ask: Callable[[], int]) -> None:
+        """Train as many steps as ``ask`` says, time and again; it ends by an exception of ``ask``."""
+        self.ask = ask
+        self.fit()

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from benchmarks.peers.common import Task, network, normalisation, pictures
+from benchmarks.peers.common import Stepper, Task, network, normalisation, pictures
 
 __all__ = ["Timm"]
 
@@ -35,7 +35,7 @@ class _Pictures(Dataset[tuple[Any, int]]):
         return self.transform(Image.fromarray(self.pictures[index].squeeze())), int(self.labels[index])
 
 
-class Timm:
+class Timm(Stepper):
     """The script's loop over one batch after another."""
 
     def __init__(self, task: Task) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.peers.common import Task, network, normalisation, pictures
+from benchmarks.peers.common import Stepper, Task, network, normalisation, pictures
 
 __all__ = ["Pictures", "Usual", "loader"]
 
@@ -51,7 +51,7 @@ def loader(task: Task, workers: int) -> DataLoader[Any]:
     )
 
 
-class Usual:
+class Usual(Stepper):
     """The usual loop; the number of workers is the faster of none and one a core."""
 
     def __init__(self, task: Task) -> None:

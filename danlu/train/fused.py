@@ -86,7 +86,7 @@ class _Pool(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, kernel_size: int, stride: int, padding: int, relu: bool) -> Tensor:
         count, channels, height, width = x.shape
         sides = [(side + 2 * padding - kernel_size) // stride + 1 for side in (height, width)]
-        out = x.new_empty(count, channels, *sides).contiguous(memory_format=_LAST)
+        out = torch.empty(count, channels, *sides, dtype=x.dtype, memory_format=_LAST)
         place = torch.empty_like(out, dtype=torch.uint8)
         shape = PoolShape(count, height, width, channels, *sides, kernel_size, stride, padding)
         ctx.save_for_backward(place)
@@ -100,7 +100,7 @@ class _Pool(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Any:
         (place,) = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=_LAST)
-        before = gradient.new_empty(ctx.before).contiguous(memory_format=_LAST)
+        before = torch.empty(ctx.before, dtype=gradient.dtype, memory_format=_LAST)
         threads = torch.get_num_threads()
         kernel("pool_backward", gradient.dtype)(*_pointers(gradient, place, before), ctx.shape, threads)
         return before, None, None, None, None

@@ -282,21 +282,28 @@ constexpr int kBits = 16;          // of the place, counted down from kFirst
 constexpr int32_t kFirst = 0xfffe;
 constexpr uint8_t kNone = 255;     // no value is above ReLU's 0: no gradient goes on
 
+// Channels are taken in blocks of this many. The last block of a pixel reaches into the next one, whose own blocks come
+// later and are right; behind the last pixel there is room for it.
+constexpr int64_t kBlock = 16;
+// Written as vectors: of a loop over a block, compilers make what they like.
+using Floats = float __attribute__((vector_size(4 * kBlock)));
+using Ints = int32_t __attribute__((vector_size(4 * kBlock)));
+
+template <class Vector, class T>
+Vector block_at(const T* from) {
+    Vector found;
+    std::memcpy(&found, from, sizeof found);
+    return found;
+}
+
 template <class T>
 void pool_forward(const T* x, T* out, uint8_t* place, const Pool& p, int relu, int threads) {
     using Key = typename Coded<T>::Key;
     const int64_t width = p.W * p.C, made = p.OW * p.C;
     const Key outside = std::numeric_limits<Key>::min() + kFirst;
     const Key floor = relu ? Key(0xffff) : outside;
-    // Where in a row the value stands that column j of a window looks at; what is outside stands behind the row.
-    std::vector<int32_t> look(p.kernel * made);
-    for (int64_t j = 0; j < p.kernel; ++j)
-        for (int64_t q = 0; q < made; ++q) {
-            const int64_t column = q / p.C * p.stride - p.padding + j;
-            look[j * made + q] = static_cast<int32_t>(column < 0 || column >= p.W ? width : column * p.C + q % p.C);
-        }
     on_threads(threads, [&](int64_t t, int64_t n) {
-        std::vector<Key> columns(width + 1), windows(made);
+        std::vector<Key> columns(width + kBlock), windows(made + kBlock);
         for (int64_t at = part(p.B * p.OH, n, t); at < part(p.B * p.OH, n, t + 1); ++at) {
             const int64_t b = at / p.OH, top = at % p.OH * p.stride - p.padding;
             Key* __restrict__ most = columns.data();
@@ -310,12 +317,20 @@ void pool_forward(const T* x, T* out, uint8_t* place, const Pool& p, int relu, i
                 }
             }
             Key* __restrict__ best = windows.data();
-            std::fill(windows.begin(), windows.end(), floor);
-            for (int64_t j = 0; j < p.kernel; ++j) {
-                const int32_t* __restrict__ seen = look.data() + j * made;
-                for (int64_t q = 0; q < made; ++q) {
-                    const Key key = most[seen[q]] - static_cast<Key>(j);
-                    best[q] = key > best[q] ? key : best[q];
+            for (int64_t ow = 0; ow < p.OW; ++ow) {
+                const int64_t left = ow * p.stride - p.padding;
+                const int64_t first = std::max<int64_t>(0, -left), last = std::min(p.kernel, p.W - left);
+                for (int64_t c = 0; c < p.C; c += kBlock) {
+                    Key block[kBlock];
+                    std::fill(block, block + kBlock, floor);
+                    for (int64_t j = first; j < last; ++j) {
+                        const Key* __restrict__ seen = most + (left + j) * p.C + c;
+                        for (int64_t k = 0; k < kBlock; ++k) {
+                            const Key key = seen[k] - static_cast<Key>(j);
+                            block[k] = key > block[k] ? key : block[k];
+                        }
+                    }
+                    std::memcpy(best + ow * p.C + c, block, sizeof block);
                 }
             }
             T* __restrict__ to = out + at * made;
@@ -331,42 +346,50 @@ void pool_forward(const T* x, T* out, uint8_t* place, const Pool& p, int relu, i
 
 template <class T>
 void pool_backward(const T* dy, const uint8_t* place, T* dx, const Pool& p, int threads) {
-    const int64_t width = p.W * p.C, made = p.OW * p.C, covers = (p.kernel + p.stride - 1) / p.stride;
-    // The windows that see a column, and which of their columns it is; where there is none, what stands behind the row.
-    std::vector<int32_t> look(covers * width), own(covers * width);
-    for (int64_t m = 0; m < covers; ++m)
-        for (int64_t q = 0; q < width; ++q) {
-            const int64_t at = q / p.C + p.padding, window = at / p.stride - m, j = at - window * p.stride;
-            const bool seen = window >= 0 && window < p.OW && j < p.kernel;
-            look[m * width + q] = static_cast<int32_t>(seen ? window * p.C + q % p.C : made);
-            own[m * width + q] = static_cast<int32_t>(j);
-        }
+    const int64_t width = p.W * p.C, made = p.OW * p.C, row = made + kBlock;
+    std::vector<int64_t> leftmost(p.W), rightmost(p.W);  // of the windows that see a column
+    for (int64_t column = 0; column < p.W; ++column) {
+        const int64_t at = column + p.padding;
+        leftmost[column] = at < p.kernel ? 0 : (at - p.kernel) / p.stride + 1;
+        rightmost[column] = std::min(at / p.stride, p.OW - 1);
+    }
     on_threads(threads, [&](int64_t t, int64_t n) {
-        std::vector<float> sums(width), gradient(made + 1);
-        std::vector<int32_t> winner(made + 1, -1);
+        std::vector<float> sums(width + kBlock), gradient(p.kernel * row);
+        std::vector<int32_t> winner(p.kernel * row);
         for (int64_t at = part(p.B * p.H, n, t); at < part(p.B * p.H, n, t + 1); ++at) {
-            const int64_t b = at / p.H, row = at % p.H + p.padding;
-            std::fill(sums.begin(), sums.end(), 0.0f);
-            for (int64_t oh = std::min(row / p.stride, p.OH - 1); oh >= 0 && row - oh * p.stride < p.kernel; --oh) {
+            const int64_t b = at / p.H, y = at % p.H + p.padding;
+            float* __restrict__ sum = sums.data();
+            // The rows of windows that see this row, each with the columns that its windows chose in it.
+            const int64_t lowest = std::min(y / p.stride, p.OH - 1);
+            int64_t rows = 0;
+            for (; lowest >= rows && y - (lowest - rows) * p.stride < p.kernel; ++rows) {
+                const int64_t oh = lowest - rows;
                 const T* __restrict__ from = dy + (b * p.OH + oh) * made;
                 const uint8_t* __restrict__ index = place + (b * p.OH + oh) * made;
-                const int32_t first = static_cast<int32_t>((row - oh * p.stride) * p.kernel);
-                float *__restrict__ g = gradient.data(), *__restrict__ sum = sums.data();
-                int32_t* __restrict__ w = winner.data();
+                const int32_t first = static_cast<int32_t>((y - oh * p.stride) * p.kernel);
+                float* __restrict__ g = gradient.data() + rows * row;
+                int32_t* __restrict__ w = winner.data() + rows * row;
                 for (int64_t q = 0; q < made; ++q) {
                     g[q] = up(from[q]);
                     w[q] = index[q] - first;
                 }
-                for (int64_t m = 0; m < covers; ++m) {
-                    const int32_t *__restrict__ seen = look.data() + m * width, *__restrict__ j = own.data() + m * width;
-                    for (int64_t q = 0; q < width; ++q) {
-                        const float value = g[seen[q]];
-                        sum[q] += w[seen[q]] == j[q] ? value : 0.0f;
-                    }
+            }
+            for (int64_t column = 0; column < p.W; ++column) {
+                const int64_t left = leftmost[column], right = rightmost[column];
+                for (int64_t c = 0; c < p.C; c += kBlock) {
+                    Floats block = {};
+                    for (int64_t r = 0; r < rows; ++r)
+                        for (int64_t ow = right; ow >= left; --ow) {
+                            const int64_t q = r * row + ow * p.C + c;
+                            const int32_t j = static_cast<int32_t>(column + p.padding - ow * p.stride);
+                            const Ints chosen = block_at<Ints>(&gradient[q]) & (block_at<Ints>(&winner[q]) == j);
+                            block += block_at<Floats>(&chosen);
+                        }
+                    std::memcpy(sum + column * p.C + c, &block, sizeof block);
                 }
             }
             T* __restrict__ to = dx + at * width;
-            for (int64_t q = 0; q < width; ++q) down(sums[q], to[q]);
+            for (int64_t q = 0; q < width; ++q) down(sum[q], to[q]);
         }
     });
 }
