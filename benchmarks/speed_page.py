@@ -19,7 +19,13 @@ __all__ = ["LANGUAGES", "main", "page"]
 ROOT = Path(__file__).parent.parent
 LANGUAGES = ("en", "zh")
 # Row of train.json -> what it is, and the least lower bound of the ratio to the usual script.
-TRAINING = {"resnet18": ("ResNet-18", 3.3), "resnet20": ("ResNet-20", 2.4), "lenet5": ("LeNet-5", 2.9)}
+TRAINING = {
+    "resnet18": ("ResNet-18", 3.3),
+    "resnet20": ("ResNet-20", 2.4),
+    "lenet5": ("LeNet-5", 2.9),
+    "resnet20_fp32": ("ResNet-20, float32", 1.2),
+    "lenet5_fp32": ("LeNet-5, float32", 1.2),
+}
 
 TEXT: dict[str, dict[str, str]] = {
     "en": {
@@ -164,6 +170,8 @@ def _training(text: dict[str, str]) -> tuple[str, list[tuple[str, ...]]]:
             is_asked = peer == "usual"
             wanted = text["lower"].format(asked=asked) if is_asked else "–"
             rows.append(_row(text, what, wanted, found, low >= asked if is_asked else None))
+        machine = text["ceilings"].format(**recorded[key]["ceilings"])
+        rows.append((f"{name}: {recorded[key]['environment']['processor']}, {machine}", "–", "–", ""))
     extra = recorded["overhead"]["extra"]
     found = text["microseconds"].format(**extra)
     rows.append(_row(text, text["overhead"], "≤ 50 µs", found, extra["median"] <= 50))

@@ -1,6 +1,6 @@
 """Training speed, side by side with the usual ways: pictures a second, time to an accuracy, overhead of a step.
 
-    python -m benchmarks.train [resnet18 resnet20 lenet5 overhead fashion90 …]
+    python -m benchmarks.train [resnet18 resnet20 lenet5 resnet20_fp32 lenet5_fp32 overhead fashion90]
 
 Each way runs in a process of its own and waits while another one is timed; rounds alternate. The ratio is taken round
 by round; its median and the lower end of its 95 % interval (by order statistics) are printed and written to
@@ -21,6 +21,7 @@ from typing import Any
 RESULTS = Path(__file__).with_name("train.json")
 ROUNDS = 11
 PEERS = ("usual", "timm", "lightning")
+THROUGHPUT = ("resnet18", "resnet20", "lenet5", "resnet20_fp32", "lenet5_fp32")
 
 
 class Worker:
@@ -106,7 +107,8 @@ def throughput(row: str) -> dict[str, Any]:
     from benchmarks.peers.common import TASKS
 
     task = TASKS[row]
-    workers = {way: Worker(way, row) for way in ("ours", *PEERS)}
+    peers = ("usual",) if task.fp32 else PEERS
+    workers = {way: Worker(way, row) for way in ("ours", *peers)}
     seconds: dict[str, list[float]] = {way: [] for way in workers}
     try:
         for number in range(-1, ROUNDS):
@@ -128,7 +130,7 @@ def throughput(row: str) -> dict[str, Any]:
         for way, found in seconds.items()
     }
     ratios = {}
-    for peer in PEERS:
+    for peer in peers:
         each = [theirs / ours for theirs, ours in zip(seconds[peer], seconds["ours"], strict=True)]
         ratios[peer] = {"median": round(statistics.median(each), 2), "lower_95": round(lower_bound(each), 2)}
     setting = {"model": task.model, "data": task.data, "batch": task.batch}
@@ -150,7 +152,7 @@ def fashion90() -> dict[str, Any]:
 
 
 ROWS: dict[str, Callable[[], dict[str, Any]]] = {
-    **{row: (lambda row=row: throughput(row)) for row in ("resnet18", "resnet20", "lenet5")},
+    **{row: (lambda row=row: throughput(row)) for row in THROUGHPUT},
     "overhead": overhead,
     "fashion90": fashion90,
 }

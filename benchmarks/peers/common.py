@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ class Task:
         augment: whether pictures are cropped and flipped.
         rotate: whether peer (a) rotates too, as its recipe does.
         most: pictures that are loaded at most; None: all.
+        fp32: train in float32, as on a processor without bf16 units; compared to the usual script alone.
     """
 
     data: str
@@ -34,6 +35,7 @@ class Task:
     augment: bool = True
     rotate: bool = False
     most: int | None = 20_000
+    fp32: bool = False
 
 
 class Stepper(ABC):
@@ -54,6 +56,7 @@ TASKS = {
     "resnet20": Task("cifar10", "resnet20", 128, 20),
     "lenet5": Task("fashion-mnist", "lenet5", 128, 150, augment=False),
 }
+TASKS |= {f"{name}_fp32": replace(task, fp32=True) for name, task in TASKS.items()}
 
 
 def pictures(task: Task) -> tuple[NDArray[np.uint8], NDArray[np.int64], Any]:

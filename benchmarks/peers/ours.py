@@ -25,6 +25,7 @@ class Ours:
         allocator = keep_freed_memory()
         augment = [{"name": "pad_crop"}, {"name": "flip"}] if task.augment else []
         overrides: dict[str, Any] = {"batch_size": task.batch, "augment": augment, "epochs": 10_000}
+        overrides |= {"precision": "fp32"} if task.fp32 else {}
         data = load_data(task.data)
         plan, why = choose(data, model=task.model, recipe=None, overrides=overrides, seed=0, device="cpu")
         self.training = fresh(plan, data)
