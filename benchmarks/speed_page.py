@@ -52,7 +52,9 @@ TEXT: dict[str, dict[str, str]] = {
         "fashion90": "LeNet-5 to 90 % on Fashion-MNIST, wall time to the usual script",
         "airbench": "CIFAR-10 to 94 %, wall time of training: `danlu reproduce run airbench --row airbench94`",
         "airbench_asked": "≥ 93.5 % in ≤ 10 min",
-        "airbench_found": "{views:.2f} % with views, {plain:.2f} % without, {seconds:.0f} s; {seeds} seeds, {asked} asked for",
+        "airbench_found": (
+            "{views:.2f} % with views, {plain:.2f} % without, {seconds:.0f} s; {seeds} seeds, {asked} asked for"
+        ),
         "reached": (
             "{sign}{median:.1f}×, least {least:.1f}× of {compared}; "
             "{reached} of {seeds} seeds of ours reached it, {seconds:.0f} s"
@@ -105,7 +107,9 @@ TEXT: dict[str, dict[str, str]] = {
         "fashion90": "LeNet-5 在 Fashion-MNIST 上达到 90 % 的时间，与常见脚本之比",
         "airbench": "CIFAR-10 达到 94 % 的训练时间：`danlu reproduce run airbench --row airbench94`",
         "airbench_asked": "≥ 93.5 %，≤ 10 分钟",
-        "airbench_found": "带视图 {views:.2f} %，不带 {plain:.2f} %，{seconds:.0f} 秒；{seeds} 个种子（要求 {asked} 个）",
+        "airbench_found": (
+            "带视图 {views:.2f} %，不带 {plain:.2f} %，{seconds:.0f} 秒；{seeds} 个种子（要求 {asked} 个）"
+        ),
         "reached": (
             "{sign}{median:.1f} 倍，{compared} 个种子中最小 {least:.1f} 倍；"
             "我们 {seeds} 个种子中 {reached} 个达到，{seconds:.0f} 秒"
