@@ -19,7 +19,7 @@ from danlu.models import create_model
 from danlu.papers import rows, running
 from danlu.papers.alexnet.method import ResponseNorm, build_four_layers
 from danlu.papers.analytic import agrees, receptive_field
-from danlu.papers.distillation.method import soft_loss
+from danlu.papers.distillation.method import bias_of_3, soft_loss
 from danlu.papers.dropout.method import Perceptron
 from danlu.papers.fashion_mnist.method import hog, squared_hinge
 from danlu.papers.he_init.method import build_vgg16
@@ -120,6 +120,14 @@ def test_soft_targets_move_the_student_to_the_teacher() -> None:
     # Where the temperature is high, T² times the gradient goes to the difference of the centred logits over K.
     centred = (student - student.mean(1, keepdim=True)) - (teacher - teacher.mean(1, keepdim=True))
     assert torch.allclose(student.grad, centred.detach() / 10 / 4, atol=2e-3)
+
+
+def test_the_bias_of_a_class_never_seen_is_raised_until_errors_are_fewest() -> None:
+    logits = torch.zeros(20, 10)
+    logits[:10, 3], logits[10:, 4] = -2.25, 3.75
+    labels = torch.tensor([3] * 10 + [4] * 10)
+    assert bias_of_3(logits, labels) == 2.5  # the first half is right from 2.5 on, the second one up to 3.5
+    assert bias_of_3(logits, labels.clamp(min=4)) == 0.0
 
 
 def test_the_networks_have_the_sizes_their_tables_name() -> None:
